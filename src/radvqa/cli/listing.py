@@ -1,0 +1,156 @@
+"""What ``radvqa list`` and ``radvqa show`` tell, as plain values; the verbs print them as a table or as JSON."""
+
+import ast
+import json
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from radvqa.errors import RunError
+from radvqa.run.folder import RunFolder, list_runs
+
+REPORT = "report/index.html"
+SUMMARY = "report/summary.json"
+
+MODELS: tuple[Mapping[str, str], ...] = (
+    {
+        "checkpoint": "embedded",
+        "what": "small PaliGemma-style base of SigLIP and Gemma weights that come as Python packages; 112 or 224 px",
+    },
+    {"checkpoint": "tiny", "what": "random weights of the same make, for tests: it knows nothing"},
+    {
+        "checkpoint": "google/paligemma-3b-mix-448",
+        "what": "or another PaliGemma of the hub; needs revision: <commit> and a hub login under the Gemma terms",
+    },
+    {"checkpoint": "FOLDER", "what": "a PaliGemma checkpoint in a local folder"},
+)
+
+
+def datasets() -> list[dict[str, str]]:
+    """Name, options, licence and home page of each built-in data set.
+
+    Read from the source, since importing every adapter would load scipy for one that is only looked at.
+    """
+    from radvqa.data import DATASETS
+
+    return [_dataset(name) for name in DATASETS]
+
+
+def recipes(folder: Path) -> list[dict[str, str]]:
+    """Name and first comment line of each recipe in a folder.
+
+    Raises:
+        RunError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise RunError(
+            "no folder of recipes here",
+            where=str(folder),
+            fix="go to the folder that holds recipes/, or name it with --folder",
+        )
+    return [{"recipe": str(path), "about": _first_comment(path)} for path in sorted(folder.glob("*.yaml"))]
+
+
+def runs(output: Path) -> list[dict[str, str]]:
+    """Path, start and finished steps of each run under ``output``. Raises ``RunError`` if there is no such folder."""
+    return [
+        {
+            "run": str(entry.path),
+            "started": entry.started,
+            "done": f"problem: {entry.problem}" if entry.problem else ", ".join(entry.done),
+        }
+        for entry in list_runs(output)
+    ]
+
+
+def models() -> list[dict[str, str]]:
+    """What ``model.checkpoint`` may be."""
+    return [dict(model) for model in MODELS]
+
+
+def metrics() -> list[dict[str, str]]:
+    """Name and meaning of each metric."""
+    from radvqa.evaluate.metrics import METRICS
+
+    return [{"metric": name, "what": _first_line(metric.__doc__)} for name, metric in METRICS.items()]
+
+
+def describe_run(run: RunFolder) -> dict[str, Any]:
+    """Recipe, starts, finished steps, report and headline numbers of a run."""
+    report = run.file(REPORT)
+    return {
+        "run": str(run.path),
+        "name": run.recipe.name,
+        "digest": run.recipe.digest(),
+        "commands": list(run.commands()),
+        "done": list(run.done_steps()),
+        "report": str(report) if report.is_file() else None,
+        "summary": headline(run),
+        "recipe": run.recipe.resolved(),
+    }
+
+
+def headline(run: RunFolder) -> dict[str, Any] | None:
+    """The overall scores of a run, each with its confidence limits; None before there are any.
+
+    Raises:
+        RunError: the summary is damaged.
+    """
+    path = run.file(SUMMARY)
+    if not path.is_file():
+        return None
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        return dict(summary.get("headline", summary.get("overall", {})))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise RunError(
+            "the summary of the run is damaged",
+            where=str(path),
+            got=str(error),
+            fix=f"make it again with `radvqa evaluate {run.path}`",
+        ) from error
+
+
+def _dataset(name: str) -> dict[str, str]:
+    spec = find_spec(f"radvqa.data.{name}")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"radvqa.data.{name}")
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    adapter = next(
+        node
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "DatasetAdapter" for base in node.bases)
+    )
+    constants = {
+        ast.unparse(node.target): ast.literal_eval(node.value)
+        for node in adapter.body
+        if isinstance(node, ast.AnnAssign) and node.value is not None
+    }
+    constructor = next(node for node in adapter.body if isinstance(node, ast.FunctionDef) and node.name == "__init__")
+    options = ast.unparse(constructor.args).removeprefix("self, ").removeprefix("*, ").replace(", *,", ",")
+    return {
+        "adapter": name,
+        "what": _first_line(ast.get_docstring(adapter)),
+        "options": options,
+        "licence": constants["licence"],
+        "homepage": constants["homepage"],
+    }
+
+
+def _first_comment(path: Path) -> str:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#") and line.strip("# "):
+            return line.strip("# ")
+    return ""
+
+
+def _first_line(docstring: str | None) -> str:
+    return (docstring or "").strip().partition("\n")[0]
+
+
+def show_recipe(recipe: Mapping[str, Any]) -> str:
+    """A resolved recipe as YAML."""
+    return yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True, width=100)

@@ -1,0 +1,42 @@
+"""From a recipe's model section to a loaded ``Vlm``."""
+
+from collections.abc import Callable
+
+import torch
+
+from radvqa.models.embedded import embedded_base
+from radvqa.models.tiny import tiny_base
+from radvqa.models.vlm import Vlm, load_network
+from radvqa.recipe import Model
+
+
+def open_vlm(model: Model, *, say: Callable[[str], None]) -> Vlm:
+    """The checkpoint of a recipe, frozen, on the device at hand.
+
+    Raises:
+        ModelError: the checkpoint cannot be fetched, built or loaded.
+    """
+    if model.threads is not None:
+        torch.set_num_threads(model.threads)
+    if model.checkpoint == "embedded":
+        name = str(embedded_base(model.image_size, wheels=model.wheels, say=say))
+    elif model.checkpoint == "tiny":
+        name = str(tiny_base())
+    else:
+        name = model.checkpoint
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = compute_dtype(model.dtype, device)
+    network, tokenizer = load_network(name, revision=model.revision, dtype=dtype, device=device)
+    network.requires_grad_(False)
+    vlm = Vlm(network, tokenizer, name=name, revision=model.revision, layout=model.layout, compute_dtype=dtype)
+    vlm.projector.float()
+    say(f"model: {name} on {device}, {str(dtype).removeprefix('torch.')}, layout {model.layout}")
+    return vlm
+
+
+def compute_dtype(wanted: str, device: torch.device) -> torch.dtype:
+    """``auto`` is bfloat16 where the device computes it natively (GPU, AMX, AVX512-bf16), else float32."""
+    if wanted != "auto":
+        return torch.bfloat16 if wanted == "bfloat16" else torch.float32
+    native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native else torch.float32

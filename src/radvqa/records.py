@@ -1,0 +1,108 @@
+"""Typed records as JSON Lines: read with validation, write atomically.
+
+Every layer hands its result to the next one as such a file, so each can be inspected, replaced and resumed alone.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from radvqa.errors import DataError, RunError
+
+T = TypeVar("T")
+
+
+@cache
+def _adapter(record_type: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(record_type)
+
+
+def read_records(path: Path, record_type: type[T]) -> list[T]:
+    """All records of one JSON Lines file.
+
+    Raises:
+        DataError: the file is missing, or a line is not a valid record; names file, line and field.
+    """
+    if not path.is_file():
+        raise DataError(
+            "records file not found",
+            where=str(path),
+            expected=f"JSON Lines of {record_type.__name__}",
+            fix="check the path, or run the step that writes it",
+        )
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            records.append(cast(T, _adapter(record_type).validate_json(line)))
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise DataError(
+                f"not a valid {record_type.__name__}",
+                where=f"{path}, line {number}, field {'.'.join(map(str, first['loc'])) or '(whole line)'}",
+                expected=first["msg"],
+                got=repr(first["input"])[:200],
+                fix="correct the line, or delete the file and run the step that writes it again",
+            ) from error
+    return records
+
+
+def write_records(path: Path, records: Iterable[Any]) -> int:
+    """Write dataclass records as JSON Lines in one atomic step and return how many there were.
+
+    Raises:
+        RunError: the folder is full or not writable. An older file at ``path`` stays as it was.
+    """
+    lines = [json.dumps(dataclasses.asdict(record), ensure_ascii=False, default=str) for record in records]
+    write_text(path, "".join(line + "\n" for line in lines))
+    return len(lines)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON value, indented, in one atomic step. Raises ``RunError`` like ``write_text``."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text`` atomically. Raises ``RunError`` like ``write_bytes``."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace ``path`` by ``content`` so that a reader sees the old or the new file, never a part.
+
+    Raises:
+        RunError: the folder is full or not writable. An older file at ``path`` stays as it was.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        try:
+            partial.unlink(missing_ok=True)
+        except OSError:
+            pass
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> RunError:
+    """The one message for a folder that is full, read-only or not a folder."""
+    return RunError(
+        "cannot write to the output folder",
+        where=str(path),
+        expected="a writable folder with free space",
+        got=error.strerror or str(error),
+        fix="free some space or choose another folder with --set output=DIR; everything written before is intact",
+    )

@@ -1,0 +1,12 @@
+"""The learning rate as a pure function of the update."""
+
+import math
+
+
+def learning_rate_factor(update: int, *, updates: int, warmup: float) -> float:
+    """Share of the peak learning rate at update 1…``updates``: linear over the warm-up share, then a cosine to zero."""
+    warm_updates = math.ceil(warmup * updates)
+    if update <= warm_updates:
+        return update / warm_updates
+    progress = (update - warm_updates) / max(1, updates - warm_updates)
+    return 0.5 * (1 + math.cos(math.pi * progress))
