@@ -222,7 +222,10 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError("recipe is not valid YAML", where=str(path), got=str(error).replace("\n", " ")) from error
     if not isinstance(values, dict):
         raise RecipeError(
-            "recipe is not a mapping", where=str(path), expected="keys such as name, datasets, stages", got=type(values).__name__
+            "recipe is not a mapping",
+            where=str(path),
+            expected="keys such as name, datasets, stages",
+            got=type(values).__name__,
         )
     for override in overrides:
         _put(values, override)

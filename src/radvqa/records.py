@@ -37,7 +37,7 @@ def read_records(path: Path, record_type: type[T]) -> list[T]:
             fix="check the path, or run the step that writes it",
         )
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if not line.strip():
             continue
         try:

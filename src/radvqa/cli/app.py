@@ -180,7 +180,7 @@ def list_(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List data sets, recipes, runs, models or metrics."""
+    """List what there is."""
     from radvqa.cli import listing
 
     if what == "recipes":
@@ -208,12 +208,12 @@ def show(run: RunPath, as_json: Json = False) -> None:
     if as_json:
         _print_json(facts)
         return
-    _print_table(
-        [
-            {"what": name, "value": _shown(facts[name])}
-            for name in ("run", "name", "digest", "commands", "done", "report", "summary")
-        ]
-    )
+    names = ("run", "digest", "commands", "done", "report")
+    _print_table([{"what": name, "value": _shown(facts[name])} for name in names])
+    if facts["summary"] is not None:
+        typer.echo()
+        _print_table(listing.score_rows(facts["summary"]))
+    typer.echo("\nrecipe:\n")
     typer.echo(listing.show_recipe(facts["recipe"]))
     typer.echo(NOTICE)
 
@@ -261,7 +261,7 @@ def _command() -> str:
 
 
 def _print_result(folder: "RunFolder", *, as_json: bool) -> None:
-    from radvqa.cli.listing import REPORT, headline
+    from radvqa.cli.listing import REPORT, headline, score_rows
 
     report, summary = folder.file(REPORT), headline(folder)
     shown = str(report) if report.is_file() else None
@@ -269,10 +269,11 @@ def _print_result(folder: "RunFolder", *, as_json: bool) -> None:
         _print_json({"run": str(folder.path), "report": shown, "summary": summary})
         return
     typer.echo(f"run: {folder.path}")
-    if summary is not None:
-        typer.echo(f"scores: {_shown(summary)}")
     if shown is not None:
         typer.echo(f"report: {shown}")
+    if summary is not None:
+        typer.echo()
+        _print_table(score_rows(summary))
     typer.echo(NOTICE)
 
 
@@ -323,10 +324,6 @@ def _print_table(rows: Sequence[Mapping[str, str]]) -> None:
 
 def _shown(value: Any) -> str:
     """A value in one table cell."""
-    if isinstance(value, dict):
-        return "\n".join(f"{name} {_shown(inner)}" for name, inner in value.items())
     if isinstance(value, list):
         return "\n".join(map(str, value)) or "nothing yet"
-    if isinstance(value, float):
-        return f"{value:.3f}"
     return "none yet" if value is None else str(value)

@@ -12,8 +12,8 @@ import yaml
 from radvqa.errors import RunError
 from radvqa.run.folder import RunFolder, list_runs
 
-REPORT = "report/index.html"
-SUMMARY = "report/summary.json"
+REPORT = "report.html"
+SUMMARY = "summary.json"
 
 MODELS: tuple[Mapping[str, str], ...] = (
     {
@@ -93,8 +93,8 @@ def describe_run(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def headline(run: RunFolder) -> dict[str, Any] | None:
-    """The overall scores of a run, each with its confidence limits; None before there are any.
+def headline(run: RunFolder) -> dict[str, dict[str, Any]] | None:
+    """Condition to metric to mean and confidence limits, over all samples; None before the run is evaluated.
 
     Raises:
         RunError: the summary is damaged.
@@ -103,15 +103,32 @@ def headline(run: RunFolder) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-        return dict(summary.get("headline", summary.get("overall", {})))
-    except (ValueError, TypeError, AttributeError) as error:
+        conditions = json.loads(path.read_text(encoding="utf-8"))["conditions"]
+        return {name: dict(summary["overall"]["metrics"]) for name, summary in conditions.items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise RunError(
             "the summary of the run is damaged",
             where=str(path),
-            got=str(error),
+            expected="conditions with their overall metrics",
+            got=f"{type(error).__name__}: {error}",
             fix=f"make it again with `radvqa evaluate {run.path}`",
         ) from error
+
+
+def score_rows(summary: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+    """The headline numbers as rows of a table."""
+    return [
+        {"condition": condition, "metric": metric, "score (interval)": _estimate(estimate)}
+        for condition, metrics in summary.items()
+        for metric, estimate in metrics.items()
+    ]
+
+
+def _estimate(estimate: Mapping[str, float | None]) -> str:
+    mean, low, high = (
+        "undefined" if value is None else f"{value:.3f}" for value in map(estimate.get, ("mean", "low", "high"))
+    )
+    return f"{mean} ({low} to {high})"
 
 
 def _dataset(name: str) -> dict[str, str]:

@@ -40,7 +40,9 @@ def open_dataset(adapter: str, options: Mapping[str, Any]) -> DatasetAdapter:
             fix=f"correct the entry under datasets that uses adapter {adapter!r}",
         )
     missing = [
-        name for name, parameter in known.items() if parameter.default is inspect.Parameter.empty and name not in options
+        name
+        for name, parameter in known.items()
+        if parameter.default is inspect.Parameter.empty and name not in options
     ]
     if missing:
         raise RecipeError(

@@ -1,0 +1,1 @@
+"""Explanation: captured attention, rollout, overlays."""

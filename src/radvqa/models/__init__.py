@@ -1,0 +1,1 @@
+"""The model: embedded base, tiny base, layouts, adapters."""

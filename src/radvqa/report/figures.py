@@ -16,6 +16,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 BLUE, ORANGE, GREEN, PURPLE, GREY, INK = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c8c8c", "#1a1a1a"
@@ -86,8 +87,8 @@ class Bar(NamedTuple):
 def condition_bars(bars: Mapping[str, Mapping[str, Bar]], *, level: float) -> bytes:
     """A PNG of grouped bars in percent with error bars.
 
-    ``bars``: condition → group → score, e.g. ``{"Model": {"overall": ..., "closed": ...}}``. The first condition
-    names the groups; a score that is missing or undefined leaves a gap marked "n/a".
+    ``bars``: condition → group → score, e.g. ``{"Model": {"overall": ..., "closed": ...}}``. A score
+    that is missing or undefined leaves a gap marked "n/a".
 
     Raises:
         ValueError: there are no conditions.
@@ -168,9 +169,11 @@ def _draw_loss(axes: Axes, steps: npt.NDArray[np.int_], losses: npt.NDArray[np.f
 
 
 def _draw_watch(axes: Axes, watch: Sequence[Watch]) -> None:
+    axes.set_ylim(0, 100)
     if not watch:
-        axes.set_title("Watched accuracy: not recorded")
-        axes.set_ylim(0, 100)
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "Accuracy was not watched\nin this stage.", ha="center", va="center", color="#4b5563",
+                  transform=axes.transAxes)  # fmt: skip
         return
     conditions = (("real", BLUE, "o-", "real images"), ("blank", ORANGE, "s--", "blank images"))
     for condition, color, style, label in conditions:
@@ -182,7 +185,6 @@ def _draw_watch(axes: Axes, watch: Sequence[Watch]) -> None:
     questions = sorted({point.questions for point in watch})
     asked = f"{questions[0]}" if len(questions) == 1 else f"{questions[0]} to {questions[-1]}"
     axes.set_title(f"Watched accuracy in % ({asked} validation questions)")
-    axes.set_ylim(0, 100)
     axes.legend(fontsize=8.5)
 
 
@@ -200,7 +202,8 @@ def _annotate_bar(axes: Axes, x: float, height: float, score: Bar) -> None:
 
 
 def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
+    engine = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
+    figure = Figure(figsize=(width, height), facecolor="white", layout=engine)
     FigureCanvasAgg(figure)
     return figure
 

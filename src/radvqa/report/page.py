@@ -244,8 +244,8 @@ def verdict(summary: RunSummary, stages: Sequence[TrainedStage]) -> list[str]:
     ]
     if overall.empty or overall.unfinished:
         sentences.append(
-            f"{overall.empty:,} answers are empty and {overall.unfinished:,} were cut at the token limit; "
-            "they count in every score."
+            f"Empty answers: {overall.empty:,}, answers cut at the token limit: {overall.unfinished:,}; "
+            "all of them count in every score."
         )
     if summary.limit is not None:
         sentences.append(f"Only the first {summary.limit:,} images of the split were evaluated.")
@@ -320,7 +320,7 @@ def _floor_sentence(summary: RunSummary, interval: str) -> str:
         )
     amount = f"{points(difference.mean)} points ({interval} {span(difference, signed=True)})"
     return {
-        "better": f"It beats the question-only floor, which never sees an image, by {amount}.",
+        "better": f"It beats the question-only floor, which never sees an image, by {amount.lstrip('+')}.",
         "worse": f"It falls behind the question-only floor, which never sees an image: {amount}.",
         "unclear": f"It does not differ clearly from the question-only floor, which never sees an image: {amount}.",
         "undefined": f"Whether it beats the question-only floor cannot be told, for lack of an interval: {amount}.",

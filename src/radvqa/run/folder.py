@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, final
+from typing import Any, BinaryIO, cast, final
 
 import yaml
 
@@ -30,7 +30,7 @@ COMMAND_FILE = "command.txt"
 _DONE, _LOCK = ".done", ".lock"
 
 # Open lock files of this process by folder. A lock lives as long as its open file, so the files are kept here.
-_LOCKS: dict[Path, IO[str]] = {}
+_LOCKS: dict[Path, BinaryIO] = {}
 
 
 @final
@@ -112,14 +112,15 @@ class RunFolder:
             return
         lock_path = self.path / _LOCK
         try:
-            file = lock_path.open("a+", encoding="utf-8")
+            # Unbuffered: on a full disk a buffer would fail a second time when the file is closed.
+            file = cast(BinaryIO, lock_path.open("a+b", buffering=0))
         except OSError as error:
             raise unwritable(lock_path, error) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
-            holder = file.read().strip()
+            holder = file.read().decode().strip()
             file.close()
             raise RunError(
                 "another process works in this run folder",
@@ -133,8 +134,7 @@ class RunFolder:
         _LOCKS[key] = file
         try:
             file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
+            file.write(str(os.getpid()).encode())
             _remove_partials(self.path)
         except OSError as error:
             self.unlock()

@@ -1,0 +1,1 @@
+"""Training: stages, feed, loss, loop, checkpoints."""

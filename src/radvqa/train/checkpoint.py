@@ -25,7 +25,9 @@ def trainable_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
 
 
-def save_state(folder: Path, update: int, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer) -> None:
+def save_state(
+    folder: Path, update: int, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer
+) -> None:
     """Write the checkpoint of this update atomically, then drop all but the newest ``KEPT``.
 
     Raises:
@@ -41,9 +43,7 @@ def save_state(folder: Path, update: int, parameters: Mapping[str, nn.Parameter]
         old.unlink()
 
 
-def load_newest_state(
-    folder: Path, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer
-) -> int:
+def load_newest_state(folder: Path, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer) -> int:
     """Put the newest checkpoint into parameters and optimiser and return its update; 0 when there is none.
 
     Raises:

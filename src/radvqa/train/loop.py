@@ -76,7 +76,9 @@ def train(
     if start:
         progress.say(f"{folder.name}: going on from the checkpoint at update {start} of {settings.updates}")
     peaks = [group["lr"] for group in optimiser.param_groups]
-    with progress.track(folder.name, feed.batch_size * settings.updates, done=feed.batch_size * start, unit="rows") as tick:
+    with progress.track(
+        folder.name, feed.batch_size * settings.updates, done=feed.batch_size * start, unit="rows"
+    ) as tick:
         for update in range(start + 1, settings.updates + 1):
             began = time.perf_counter()
             factor = learning_rate_factor(update, updates=settings.updates, warmup=settings.warmup)
@@ -180,7 +182,7 @@ def _kept_lines(path: Path, last_update: int) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     kept = []
-    for text in path.read_text(encoding="utf-8").splitlines():
+    for text in path.read_text(encoding="utf-8").split("\n"):
         try:
             line = json.loads(text)
         except json.JSONDecodeError:
@@ -190,5 +192,3 @@ def _kept_lines(path: Path, last_update: int) -> list[dict[str, Any]]:
         kept.append(line)
     write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
     return kept
-
-

@@ -44,7 +44,9 @@ class AugmentedPictures:
         """The rows' pixels, changed anew at every update."""
         paths, row_image = distinct_images(rows)
         changed = [
-            augment(self._store.pixels(path), np.random.default_rng((self._seed, update, zlib.crc32(str(path).encode()))))
+            augment(
+                self._store.pixels(path), np.random.default_rng((self._seed, update, zlib.crc32(str(path).encode())))
+            )
             for path in paths
         ]
         return Vision(row_image, pixels=torch.from_numpy(np.stack(changed)))

@@ -1,0 +1,358 @@
+"""The main path of a run, top to bottom: read data, train stages, predict, score, explain, report.
+
+Every step reads and writes files in the run folder and is skipped when its done mark is there, so a run that was
+stopped at any point goes on there when it is started again.
+"""
+
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from platformdirs import user_cache_path
+
+from radvqa.data import DatasetAdapter, open_dataset
+from radvqa.data.adapter import Reading
+from radvqa.data.imaging import ImageStore
+from radvqa.errors import DataError, RunError
+from radvqa.evaluate.floors import majority, question_only
+from radvqa.evaluate.metrics import exact_match
+from radvqa.evaluate.predict import Condition, predict
+from radvqa.evaluate.summary import compare_conditions, summarise
+from radvqa.explain.cases import choose, explain_sample
+from radvqa.models.layout import PROMPT_ID
+from radvqa.models.opening import open_vlm
+from radvqa.models.vlm import Vlm
+from radvqa.recipe import Recipe, Stage
+from radvqa.records import read_records, write_json, write_records
+from radvqa.report.page import write_report
+from radvqa.run.folder import RunFolder
+from radvqa.run.progress import Progress
+from radvqa.run.provenance import collect_provenance
+from radvqa.sample import Prediction, Split, VqaSample
+from radvqa.train.stages import load_weights, run_stage
+
+Until = Literal["train", "evaluate", "explain", "report"]
+
+WATCHED_IMAGES = 16
+
+
+def run(recipe: Recipe, *, command: str, until: str = "report", progress: Progress) -> RunFolder:
+    """Do the whole recipe, or go on where an earlier start of the same recipe stopped, and return its folder.
+
+    Args:
+        recipe: what to do.
+        command: as typed, kept in the folder.
+        until: last step: ``train``, ``evaluate``, ``explain`` or ``report``.
+        progress: told what goes on.
+
+    Raises:
+        RadvqaError: see the steps; everything finished before stays and is used by the next start.
+    """
+    folder = RunFolder.create(recipe, command=command)
+    train(folder, progress=progress)
+    if until == "train":
+        return folder
+    if not folder.is_done("evaluate", {}):
+        evaluate(folder, progress=progress)
+    if until == "evaluate":
+        return folder
+    if not folder.is_done("explain", {}):
+        explain(folder, progress=progress)
+    if until != "explain":
+        report(folder, progress=progress)
+    return folder
+
+
+def train(folder: RunFolder, *, progress: Progress) -> Vlm:
+    """Train every stage that is not done yet, and return the adapted model."""
+    folder.lock()
+    recipe = folder.recipe
+    samples = read_samples(folder, progress=progress)
+    vlm = open_vlm(recipe.model, say=progress.say)
+    folder_of = {stage.name: folder.file(f"train/{stage.name}") for stage in recipe.stages}
+    last_to_do = max((i for i, stage in enumerate(recipe.stages) if not _is_trained(folder, stage)), default=-1)
+    for index, stage in enumerate(recipe.stages):
+        # A learned projector is part of what the next stage starts from, even when that stage is done as well.
+        if _is_trained(folder, stage):
+            load_weights(vlm, stage, folder_of[stage.name], seed=recipe.seed + index)
+            continue
+        if index <= last_to_do:
+            rows = vlm.rows([one for name in stage.datasets for one in samples[name, "train"]], answers=True)
+            watched = _first_images(samples[recipe.evaluate.dataset, recipe.evaluate.split], WATCHED_IMAGES)
+            store = _pictures(vlm, [row.image for row in rows] + [one.image for one in watched], progress=progress)
+            _write_provenance(folder, vlm, recipe)
+            run_stage(
+                vlm,
+                stage,
+                rows,
+                store,
+                folder=folder_of[stage.name],
+                seed=recipe.seed + index,
+                progress=progress,
+                watch=lambda update, store=store, watched=watched: _look(vlm, watched, store, recipe, update),
+            )
+            folder.mark_done(f"train/{stage.name}", {})
+            shutil.rmtree(folder_of[stage.name] / "state", ignore_errors=True)
+    _publish_weights(folder, vlm, folder_of[recipe.stages[-1].name])
+    return vlm
+
+
+def evaluate(folder: RunFolder, *, progress: Progress) -> None:
+    """Answer the evaluation split under every condition, add the floors, and write ``summary.json``."""
+    folder.lock()
+    recipe = folder.recipe
+    settings = recipe.evaluate
+    samples = read_samples(folder, progress=progress)
+    asked = _first_images(samples[settings.dataset, settings.split], settings.limit)
+    seen_in_training = [one for stage in recipe.stages for name in stage.datasets for one in samples[name, "train"]]
+    own = samples.get((settings.dataset, "train"), [])
+    vlm = train(folder, progress=progress)
+    store = _pictures(vlm, [one.image for one in asked], progress=progress)
+    conditions: tuple[Condition, ...] = ("model", *settings.controls)
+    predictions: dict[str, list[Prediction]] = {}
+    for condition in conditions:
+        with progress.track(f"answers, {condition} images", len(asked), unit="questions") as tick:
+            predictions[condition] = predict(
+                vlm,
+                asked,
+                store,
+                condition=condition,
+                max_new_tokens=settings.max_new_tokens,
+                batch_size=settings.batch_size,
+                seed=recipe.seed,
+                done=tick,
+            )
+        write_records(_prediction_file(folder, condition), predictions[condition])
+    floor_source = own or seen_in_training
+    for name, floor in (("majority", majority), ("question_only", question_only)):
+        predictions[name] = floor(floor_source, asked)
+        write_records(_prediction_file(folder, name), predictions[name])
+    write_json(
+        folder.file("summary.json"),
+        {
+            "dataset": settings.dataset,
+            "split": settings.split,
+            "limit": settings.limit,
+            "layout": vlm.layout,
+            "prompt_id": PROMPT_ID,
+            "condition": "model",
+            "conditions": {name: summarise(found, slices=settings.slices) for name, found in predictions.items()},
+            "comparisons": compare_conditions(predictions, reference="model"),
+        },
+    )
+    folder.mark_done("evaluate", {})
+
+
+def explain(folder: RunFolder, *, sample_ids: Sequence[str] = (), progress: Progress) -> None:
+    """Draw the attention maps of chosen samples and list them in ``explain/index.json``.
+
+    Raises:
+        RunError: the run was not evaluated yet.
+        DataError: a sample id is not in the evaluated split.
+    """
+    folder.lock()
+    recipe = folder.recipe
+    settings = recipe.explain
+    predictions = {one.sample_id: one for one in read_predictions(folder)}
+    chosen = list(sample_ids or settings.sample_ids) or choose(list(predictions.values()), settings.samples)
+    if unknown := [one for one in chosen if one not in predictions]:
+        raise DataError(
+            f"no evaluated sample is called {unknown[0]!r}",
+            where=str(_prediction_file(folder, "model")),
+            fix="take a sample_id of that file",
+        )
+    samples = read_samples(folder, progress=progress)[recipe.evaluate.dataset, recipe.evaluate.split]
+    by_id = {sample.sample_id: sample for sample in samples}
+    adapter = _adapters(recipe)[recipe.evaluate.dataset]
+    vlm = train(folder, progress=progress)
+    store = _pictures(vlm, [by_id[one].image for one in chosen], progress=progress)
+    cases = []
+    with progress.track("attention maps", len(chosen), unit="samples") as tick:
+        for sample_id in chosen:
+            sample = by_id[sample_id]
+            tick(1)
+            if not predictions[sample_id].text:
+                progress.say(f"  {sample_id}: the answer is empty, there is no token to explain")
+                continue
+            cases.append(
+                explain_sample(
+                    vlm,
+                    sample,
+                    predictions[sample_id],
+                    store,
+                    alpha=settings.alpha,
+                    regions=adapter.regions(sample.image_id),
+                    folder=folder.file("explain"),
+                )
+            )
+    write_json(folder.file("explain/index.json"), [asdict(case) for case in cases])
+    folder.mark_done("explain", {})
+
+
+def report(folder: RunFolder, *, progress: Progress) -> Path:
+    """Write ``report.html`` from the files of the run folder."""
+    folder.lock()
+    page = write_report(folder.path)
+    progress.say(f"report: {page}")
+    return page
+
+
+def read_samples(folder: RunFolder, *, progress: Progress) -> dict[tuple[str, Split], list[VqaSample]]:
+    """Every split the recipe needs, by data set and split; samples and rejects are written into the run once.
+
+    Raises:
+        DataError: data are missing or malformed, a split has no usable sample, or evaluation groups are trained on.
+    """
+    recipe = folder.recipe
+    needed: dict[tuple[str, Split], None] = {
+        (name, "train"): None for stage in recipe.stages for name in stage.datasets
+    }
+    needed[recipe.evaluate.dataset, recipe.evaluate.split] = None
+    files = {key: folder.file(f"samples/{key[0]}-{key[1]}.jsonl") for key in needed}
+    if folder.is_done("samples", {}):
+        return {key: read_records(path, VqaSample) for key, path in files.items()}
+    adapters = _adapters(recipe)
+    index: dict[str, Any] = {}
+    samples: dict[tuple[str, Split], list[VqaSample]] = {}
+    for name, split in needed:
+        progress.say(f"data: reading {name}, {split}")
+        reading = adapters[name].read(split)
+        samples[name, split] = list(reading.samples)
+        write_records(files[name, split], reading.samples)
+        write_records(folder.file(f"samples/{name}-{split}.rejects.jsonl"), reading.rejects)
+        index[f"{name}-{split}"] = _counts(reading)
+        progress.say(f"  {_told(index[f'{name}-{split}'])}")
+        if not reading.samples:
+            raise DataError(f"the {split} split of {name!r} has no usable sample", got=_told(index[f"{name}-{split}"]))
+    _require_disjoint(samples, (recipe.evaluate.dataset, recipe.evaluate.split))
+    write_json(folder.file("samples/index.json"), index)
+    folder.mark_done("samples", {})
+    return samples
+
+
+def read_predictions(folder: RunFolder, condition: str = "model") -> list[Prediction]:
+    """The predictions of one condition. Raises ``RunError`` when the run was not evaluated yet."""
+    path = _prediction_file(folder, condition)
+    if not path.is_file():
+        raise RunError("this run has no predictions yet", where=str(path), fix=f"radvqa evaluate {folder.path}")
+    return read_records(path, Prediction)
+
+
+def _prediction_file(folder: RunFolder, condition: str) -> Path:
+    split = folder.recipe.evaluate.split
+    return folder.file(
+        f"predictions/{split}.jsonl" if condition == "model" else f"predictions/{split}_{condition}.jsonl"
+    )
+
+
+def _adapters(recipe: Recipe) -> dict[str, DatasetAdapter]:
+    return {name: open_dataset(entry.adapter, entry.options) for name, entry in recipe.datasets.items()}
+
+
+def _counts(reading: Reading) -> dict[str, Any]:
+    return {
+        "samples": len(reading.samples),
+        "images": len({sample.image_id for sample in reading.samples}),
+        "groups": len({sample.group_id for sample in reading.samples}),
+        "rejects": dict(Counter(reject.reason for reject in reading.rejects)),
+    }
+
+
+def _told(counts: Mapping[str, Any]) -> str:
+    rejects = ", ".join(f"{count} {reason}" for reason, count in counts["rejects"].items()) or "none"
+    return f"{counts['samples']:,} questions on {counts['images']:,} images; left out: {rejects}"
+
+
+def _require_disjoint(samples: Mapping[tuple[str, Split], list[VqaSample]], evaluated: tuple[str, Split]) -> None:
+    groups = {one.group_id for one in samples[evaluated]}
+    for key, some in samples.items():
+        if key != evaluated and (shared := groups & {one.group_id for one in some}):
+            raise DataError(
+                "the evaluated split shares groups with a training split",
+                where=f"{evaluated[0]}, {evaluated[1]} and {key[0]}, {key[1]}",
+                expected="no patient, case or image in both",
+                got=f"{len(shared)} shared, e.g. {min(shared)}",
+                fix="evaluate another split, or correct the split files",
+            )
+
+
+def _first_images(samples: Sequence[VqaSample], limit: int | None) -> list[VqaSample]:
+    kept = set(list(dict.fromkeys(sample.image_id for sample in samples))[:limit])
+    return [sample for sample in samples if sample.image_id in kept]
+
+
+def _pictures(vlm: Vlm, paths: Sequence[Path], *, progress: Progress) -> ImageStore:
+    cache = user_cache_path("radvqa") / "pictures"
+    distinct = list(dict.fromkeys(paths))
+    with progress.track("decoding images", len(distinct), unit="images") as tick:
+        told = 0
+
+        def seen(done: int, _total: int) -> None:
+            nonlocal told
+            tick(done - told)
+            told = done
+
+        return ImageStore.build(distinct, size=vlm.image_size, cache=cache, progress=seen)
+
+
+def _is_trained(folder: RunFolder, stage: Stage) -> bool:
+    return folder.is_done(f"train/{stage.name}", {})
+
+
+def _look(
+    vlm: Vlm, samples: Sequence[VqaSample], store: ImageStore, recipe: Recipe, update: int
+) -> list[Mapping[str, Any]]:
+    lines: list[Mapping[str, Any]] = []
+    for condition, name in (("model", "real"), ("blank", "blank")):
+        found = predict(
+            vlm,
+            samples,
+            store,
+            condition=condition,  # type: ignore[arg-type]
+            max_new_tokens=recipe.evaluate.max_new_tokens,
+            batch_size=recipe.evaluate.batch_size,
+            seed=recipe.seed,
+        )
+        scores: dict[str, list[float]] = {}
+        for prediction in found:
+            scores.setdefault(prediction.tags.get("content_type", "all"), []).append(exact_match(prediction))
+        every = [score for some in scores.values() for score in some]
+        lines.append(
+            {
+                "update": update,
+                "condition": name,
+                "overall": sum(every) / len(every),
+                "content_type": {name: sum(some) / len(some) for name, some in sorted(scores.items())},
+                "questions": len(every),
+            }
+        )
+    return lines
+
+
+def _write_provenance(folder: RunFolder, vlm: Vlm, recipe: Recipe) -> None:
+    sources = [path for adapter in _adapters(recipe).values() for path in adapter.sources() if path.is_file()]
+    extra = {
+        "checkpoint": vlm.name,
+        "device": str(vlm.device),
+        "compute_dtype": str(vlm.compute_dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "seed": recipe.seed,
+        "layout": vlm.layout,
+    }
+    write_json(folder.file("provenance.json"), collect_provenance(files=sources, extra=extra))
+
+
+def _publish_weights(folder: RunFolder, vlm: Vlm, last_stage: Path) -> None:
+    """Copy the last stage's adapter to ``adapter/``, with the processor beside it."""
+    adapter = folder.file("adapter")
+    if adapter.is_dir() or not (last_stage / "adapter").is_dir():
+        return
+    partial = adapter.with_name(".adapter.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(last_stage / "adapter", partial)
+    vlm.tokenizer.save_pretrained(partial)
+    partial.rename(adapter)

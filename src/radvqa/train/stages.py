@@ -1,0 +1,171 @@
+"""A stage of the recipe made real: which parts learn, on which rows, and what it leaves behind."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+
+from radvqa.data.imaging import ImageStore
+from radvqa.errors import TrainError
+from radvqa.models.layout import Row
+from radvqa.models.lora import adapted_modules, attach_lora
+from radvqa.models.vlm import Vlm, trainable_counts
+from radvqa.recipe import Lora, Stage
+from radvqa.records import write_bytes, write_json
+from radvqa.run.progress import Progress
+from radvqa.train.feed import Feed
+from radvqa.train.loop import Settings, Watch, train
+from radvqa.train.pictures import AugmentedPictures, FrozenFeatures, Pictures, StoredPictures
+
+PROJECTOR_FILE = "projector.safetensors"
+
+
+def run_stage(
+    vlm: Vlm,
+    stage: Stage,
+    rows: Sequence[Row],
+    store: ImageStore,
+    *,
+    folder: Path,
+    seed: int,
+    progress: Progress,
+    watch: Watch,
+) -> None:
+    """Train one stage to its end (or from its checkpoint) and write ``stage.json`` and its weights into ``folder``.
+
+    Raises:
+        ModelError: the adapters reach other modules than they should.
+        TrainError: nothing learns or the loss is not finite.
+    """
+    prepare(vlm, stage.lora, projector=stage.projector, seed=seed)
+    counts = trainable_counts(vlm.network)
+    feed = Feed(rows, batch_size=stage.batch_size, seed=seed, questions_per_row=stage.questions_per_image)
+    updates = stage.updates if stage.updates is not None else feed.updates(stage.epochs or 1.0)
+    learning = ", ".join(f"{part} {count:,}" for part, count in counts.items() if count)
+    progress.say(f"{stage.name}: {len(rows):,} rows, {updates:,} updates of {stage.batch_size}; trainable: {learning}")
+    settings = Settings(
+        updates=updates,
+        micro_batch_size=stage.micro_batch_size or stage.batch_size,
+        projector_rate=stage.learning_rate,
+        lora_rate=stage.lora_learning_rate or stage.learning_rate,
+        warmup=stage.warmup,
+        weight_decay=stage.weight_decay,
+        max_grad_norm=stage.max_grad_norm,
+        loss_norm=stage.loss_norm,
+        checkpoint_every=stage.checkpoint_every,
+        watch_every=stage.watch_every,
+        seed=seed,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    pictures = _pictures(vlm, stage, rows, store, seed=seed, progress=progress)
+    records = train(vlm, feed, pictures, settings, folder=folder, progress=progress, watch=watch)
+    save_weights(vlm, folder)
+    write_json(
+        folder / "stage.json",
+        {
+            "stage": stage.name,
+            "updates": updates,
+            "questions": sum(record.questions for record in records),
+            "seconds": sum(record.seconds for record in records),
+            "seconds_of_last_start": time.perf_counter() - began,
+            "trainable": counts,
+            "adapter_modules": adapted_modules(vlm),
+            "layout": vlm.layout,
+            "lowest_loss": min(record.loss for record in records),
+        },
+    )
+
+
+def prepare(vlm: Vlm, lora: Lora | None, *, projector: bool, seed: int) -> None:
+    """Freeze everything but the adapters and, where wanted, the projector; attach adapters that are not there yet.
+
+    Raises:
+        TrainError: adapters of another shape are attached already, or a stage without adapters follows one with them.
+    """
+    attached = vlm.network.peft_config["default"] if hasattr(vlm.network, "peft_config") else None
+    if lora is None:
+        if attached is not None:
+            raise TrainError(
+                "a stage without lora follows one with it", fix="repeat the lora section, or put this stage first"
+            )
+        vlm.network.requires_grad_(False)
+        vlm.projector.requires_grad_(projector)
+        return
+    if attached is None:
+        attach_lora(
+            vlm,
+            rank=lora.rank,
+            alpha=lora.alpha,
+            dropout=lora.dropout,
+            targets=lora.targets,
+            parts=lora.parts,
+            base_name=vlm.name,
+            revision=vlm.revision,
+            seed=seed,
+        )
+    elif (attached.r, attached.lora_alpha) != (lora.rank, lora.alpha):
+        raise TrainError(
+            "the adapters of the stage before have another shape",
+            expected=f"rank {attached.r}, alpha {attached.lora_alpha}",
+            got=f"rank {lora.rank}, alpha {lora.alpha}",
+            fix="give all stages with lora the same section",
+        )
+    for name, parameter in vlm.network.named_parameters():
+        if "multi_modal_projector" in name:
+            parameter.requires_grad_(projector and "modules_to_save" in name)
+
+
+def save_weights(vlm: Vlm, folder: Path) -> None:
+    """Write what was learned: a PEFT adapter with the projector, or the projector alone when there are no adapters."""
+    if hasattr(vlm.network, "peft_config"):
+        vlm.network.save_pretrained(folder / "adapter")
+    else:
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in vlm.projector.state_dict().items()}
+        write_bytes(folder / PROJECTOR_FILE, save(state))
+
+
+def load_weights(vlm: Vlm, stage: Stage, folder: Path, *, seed: int) -> None:
+    """Put what a finished stage left into the model.
+
+    Raises:
+        TrainError: the stage's weights are not there.
+    """
+    prepare(vlm, stage.lora, projector=stage.projector, seed=seed)
+    file = folder / ("adapter/adapter_model.safetensors" if stage.lora else PROJECTOR_FILE)
+    if not file.is_file():
+        raise TrainError(
+            "the weights of a finished stage are missing", where=str(file), fix="delete the run and repeat it"
+        )
+    state = load_file(file)
+    if stage.lora is None:
+        vlm.projector.load_state_dict(state)
+        return
+    _load_adapter(vlm, state, file)
+
+
+def _load_adapter(vlm: Vlm, state: Mapping[str, torch.Tensor], file: Path) -> None:
+    from peft import set_peft_model_state_dict
+
+    outcome: Any = set_peft_model_state_dict(vlm.network, dict(state))
+    if outcome.unexpected_keys:
+        raise TrainError(
+            "the adapter has weights this model has no place for",
+            where=str(file),
+            got=", ".join(list(outcome.unexpected_keys)[:3]),
+        )
+
+
+def _pictures(
+    vlm: Vlm, stage: Stage, rows: Sequence[Row], store: ImageStore, *, seed: int, progress: Progress
+) -> Pictures:
+    if stage.augment:
+        return AugmentedPictures(store, seed=seed)
+    if any(parameter.requires_grad for parameter in vlm.vision_encoder.parameters()):
+        return StoredPictures(store)
+    paths = list(dict.fromkeys(row.image for row in rows))
+    with progress.track(f"{stage.name}: features of the frozen tower", len(paths), unit="images") as tick:
+        return FrozenFeatures(vlm, store, paths, seen=tick)

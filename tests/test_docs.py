@@ -1,0 +1,40 @@
+import importlib.util
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+from radvqa.recipe import parse_recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def make_docs() -> ModuleType:
+    path = ROOT / "scripts" / "make_docs"
+    spec = importlib.util.spec_from_loader("make_docs", SourceFileLoader("make_docs", str(path)))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("name", "page"), [("cli.md", "cli_page"), ("recipes.md", "recipes_page")])
+def test_generated_pages_are_fresh(make_docs: ModuleType, name: str, page: str) -> None:
+    expected = getattr(make_docs, page)()
+    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == expected, (
+        f"run scripts/make_docs: docs/{name} is stale"
+    )
+
+
+def test_the_example_recipe_is_valid(make_docs: ModuleType) -> None:
+    assert make_docs.EXAMPLE in make_docs.recipes_page()
+    parse_recipe(yaml.safe_load(make_docs.EXAMPLE), where="docs/recipes.md")
+
+
+def test_every_recipe_key_says_what_it_means(make_docs: ModuleType) -> None:
+    rows = [line for line in make_docs.recipes_page().splitlines() if line.startswith("| `")]
+    empty = [row for row in rows if row.endswith("|  |") and "section" not in row]
+    assert len(rows) > 30
+    assert not empty
