@@ -8,6 +8,7 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,11 +28,11 @@ from radvqa.models.layout import PROMPT_ID
 from radvqa.models.opening import open_vlm
 from radvqa.models.vlm import Vlm
 from radvqa.recipe import Recipe, Stage
-from radvqa.records import read_records, write_json, write_records
+from radvqa.records import read_records, unwritable, write_json, write_records
 from radvqa.report.page import write_report
 from radvqa.run.folder import RunFolder
 from radvqa.run.progress import Progress
-from radvqa.run.provenance import collect_provenance
+from radvqa.run.provenance import collect_provenance, digest_files
 from radvqa.sample import Prediction, Split, VqaSample
 from radvqa.train.stages import load_weights, run_stage
 
@@ -60,7 +61,7 @@ def run(recipe: Recipe, *, command: str, until: str = "report", progress: Progre
         evaluate(folder, progress=progress)
     if until == "evaluate":
         return folder
-    if not folder.is_done("explain", {}):
+    if not folder.is_done("explain", _explained_from(folder)):
         explain(folder, progress=progress)
     if until != "explain":
         report(folder, progress=progress)
@@ -75,6 +76,8 @@ def train(folder: RunFolder, *, progress: Progress) -> Vlm:
     vlm = open_vlm(recipe.model, say=progress.say)
     folder_of = {stage.name: folder.file(f"train/{stage.name}") for stage in recipe.stages}
     last_to_do = max((i for i, stage in enumerate(recipe.stages) if not _is_trained(folder, stage)), default=-1)
+    if last_to_do >= 0:
+        folder.require_same_version()
     for index, stage in enumerate(recipe.stages):
         # A learned projector is part of what the next stage starts from, even when that stage is done as well.
         if _is_trained(folder, stage):
@@ -93,7 +96,7 @@ def train(folder: RunFolder, *, progress: Progress) -> Vlm:
                 folder=folder_of[stage.name],
                 seed=recipe.seed + index,
                 progress=progress,
-                watch=lambda update, store=store, watched=watched: _look(vlm, watched, store, recipe, update),
+                watch=partial(_look, vlm, watched, store, recipe),
             )
             folder.mark_done(f"train/{stage.name}", {})
             shutil.rmtree(folder_of[stage.name] / "state", ignore_errors=True)
@@ -102,7 +105,10 @@ def train(folder: RunFolder, *, progress: Progress) -> Vlm:
 
 
 def evaluate(folder: RunFolder, *, progress: Progress) -> None:
-    """Answer the evaluation split under every condition, add the floors, and write ``summary.json``."""
+    """Answer the evaluation split under every condition, add the floors, and write ``summary.json``.
+
+    Attention maps of other answers than these are taken out of the run.
+    """
     folder.lock()
     recipe = folder.recipe
     settings = recipe.evaluate
@@ -112,6 +118,8 @@ def evaluate(folder: RunFolder, *, progress: Progress) -> None:
     own = samples.get((settings.dataset, "train"), [])
     vlm = train(folder, progress=progress)
     store = _pictures(vlm, [one.image for one in asked], progress=progress)
+    # If this is stopped half-way, the mark of an earlier evaluation must not vouch for a mixture of both.
+    folder.forget("evaluate")
     conditions: tuple[Condition, ...] = ("model", *settings.controls)
     predictions: dict[str, list[Prediction]] = {}
     for condition in conditions:
@@ -145,6 +153,9 @@ def evaluate(folder: RunFolder, *, progress: Progress) -> None:
         },
     )
     folder.mark_done("evaluate", {})
+    if not folder.is_done("explain", _explained_from(folder)):
+        folder.forget("explain")
+        _remove(folder.file("explain/index.json"))
 
 
 def explain(folder: RunFolder, *, sample_ids: Sequence[str] = (), progress: Progress) -> None:
@@ -170,6 +181,7 @@ def explain(folder: RunFolder, *, sample_ids: Sequence[str] = (), progress: Prog
     adapter = _adapters(recipe)[recipe.evaluate.dataset]
     vlm = train(folder, progress=progress)
     store = _pictures(vlm, [by_id[one].image for one in chosen], progress=progress)
+    folder.forget("explain")
     cases = []
     with progress.track("attention maps", len(chosen), unit="samples") as tick:
         for sample_id in chosen:
@@ -190,7 +202,7 @@ def explain(folder: RunFolder, *, sample_ids: Sequence[str] = (), progress: Prog
                 )
             )
     write_json(folder.file("explain/index.json"), [asdict(case) for case in cases])
-    folder.mark_done("explain", {})
+    folder.mark_done("explain", _explained_from(folder))
 
 
 def report(folder: RunFolder, *, progress: Progress) -> Path:
@@ -206,16 +218,28 @@ def read_samples(folder: RunFolder, *, progress: Progress) -> dict[tuple[str, Sp
 
     Raises:
         DataError: data are missing or malformed, a split has no usable sample, or evaluation groups are trained on.
+        RunError: the data are not those that the run has read before.
     """
     recipe = folder.recipe
-    needed: dict[tuple[str, Split], None] = {
+    evaluated = (recipe.evaluate.dataset, recipe.evaluate.split)
+    trained: dict[tuple[str, Split], None] = {
         (name, "train"): None for stage in recipe.stages for name in stage.datasets
     }
-    needed[recipe.evaluate.dataset, recipe.evaluate.split] = None
+    if evaluated in trained:
+        raise DataError(
+            "the evaluated split is trained on",
+            where=f"{evaluated[0]}, {evaluated[1]}",
+            expected="a split that no stage trains on",
+            got="the train split of a data set under stages",
+            fix="set evaluate.split to val or test",
+        )
+    needed = {**trained, evaluated: None}
     files = {key: folder.file(f"samples/{key[0]}-{key[1]}.jsonl") for key in needed}
-    if folder.is_done("samples", {}):
-        return {key: read_records(path, VqaSample) for key, path in files.items()}
     adapters = _adapters(recipe)
+    sources = _source_digests(adapters)
+    if folder.is_done("samples", sources):
+        return {key: read_records(path, VqaSample) for key, path in files.items()}
+    _require_unchanged(folder, sources)
     index: dict[str, Any] = {}
     samples: dict[tuple[str, Split], list[VqaSample]] = {}
     for name, split in needed:
@@ -227,10 +251,16 @@ def read_samples(folder: RunFolder, *, progress: Progress) -> dict[tuple[str, Sp
         index[f"{name}-{split}"] = _counts(reading)
         progress.say(f"  {_told(index[f'{name}-{split}'])}")
         if not reading.samples:
-            raise DataError(f"the {split} split of {name!r} has no usable sample", got=_told(index[f"{name}-{split}"]))
-    _require_disjoint(samples, (recipe.evaluate.dataset, recipe.evaluate.split))
+            raise DataError(
+                f"the {split} split of {name!r} has no usable question",
+                where=str(folder.file(f"samples/{name}-{split}.rejects.jsonl")),
+                expected="at least one",
+                got=_told(index[f"{name}-{split}"]),
+                fix="complete the data folder, or correct the entry under datasets",
+            )
+    _require_disjoint(samples, evaluated)
     write_json(folder.file("samples/index.json"), index)
-    folder.mark_done("samples", {})
+    folder.mark_done("samples", sources)
     return samples
 
 
@@ -250,7 +280,46 @@ def _prediction_file(folder: RunFolder, condition: str) -> Path:
 
 
 def _adapters(recipe: Recipe) -> dict[str, DatasetAdapter]:
-    return {name: open_dataset(entry.adapter, entry.options) for name, entry in recipe.datasets.items()}
+    used = {recipe.evaluate.dataset, *(name for stage in recipe.stages for name in stage.datasets)}
+    return {
+        name: open_dataset(entry.adapter, entry.options, name=name)
+        for name, entry in recipe.datasets.items()
+        if name in used
+    }
+
+
+def _source_digests(adapters: Mapping[str, DatasetAdapter]) -> dict[str, str]:
+    """SHA-256 of every table of the data sets, by data set and file name: folders may move."""
+    return {
+        f"{name}/{Path(path).name}": digest
+        for name, adapter in adapters.items()
+        for path, digest in digest_files(adapter.sources()).items()
+    }
+
+
+def _require_unchanged(folder: RunFolder, sources: Mapping[str, str]) -> None:
+    for name, digest in folder.inputs_of("samples").items():
+        if sources.get(name) != digest:
+            raise RunError(
+                "a data file has changed since this run read it",
+                where=name,
+                expected=f"sha256 {digest}",
+                got=f"sha256 {sources[name]}" if name in sources else "no such file",
+                fix="put the file back, or start a run of its own for the new data with --set output=DIR",
+            )
+
+
+def _explained_from(folder: RunFolder) -> dict[str, str]:
+    """What attention maps are drawn for: the answers. Empty before there are any."""
+    predictions = _prediction_file(folder, "model")
+    return {"predictions": next(iter(digest_files([predictions]).values()))} if predictions.is_file() else {}
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def _counts(reading: Reading) -> dict[str, Any]:
@@ -307,12 +376,13 @@ def _look(
     vlm: Vlm, samples: Sequence[VqaSample], store: ImageStore, recipe: Recipe, update: int
 ) -> list[Mapping[str, Any]]:
     lines: list[Mapping[str, Any]] = []
-    for condition, name in (("model", "real"), ("blank", "blank")):
+    looks: tuple[tuple[Condition, str], ...] = (("model", "real"), ("blank", "blank"))
+    for condition, name in looks:
         found = predict(
             vlm,
             samples,
             store,
-            condition=condition,  # type: ignore[arg-type]
+            condition=condition,
             max_new_tokens=recipe.evaluate.max_new_tokens,
             batch_size=recipe.evaluate.batch_size,
             seed=recipe.seed,
@@ -351,8 +421,13 @@ def _publish_weights(folder: RunFolder, vlm: Vlm, last_stage: Path) -> None:
     adapter = folder.file("adapter")
     if adapter.is_dir() or not (last_stage / "adapter").is_dir():
         return
-    partial = adapter.with_name(".adapter.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(last_stage / "adapter", partial)
-    vlm.tokenizer.save_pretrained(partial)
-    partial.rename(adapter)
+    unfinished = adapter.with_name(".adapter.partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        unfinished.mkdir()
+        for file in (last_stage / "adapter").iterdir():
+            shutil.copyfile(file, unfinished / file.name)
+        vlm.tokenizer.save_pretrained(unfinished)
+        unfinished.rename(adapter)
+    except OSError as error:
+        raise unwritable(adapter, error) from error

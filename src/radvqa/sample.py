@@ -66,7 +66,8 @@ class Prediction:
     """One generated answer beside its references.
 
     ``finished`` is False when the answer hit the token limit before its end token.
-    ``logprob`` is the sum of log-probabilities of the generated tokens, end token included.
+    ``logprob`` is the sum of log-probabilities of the generated tokens, end token included; None where no model
+    answered.
     """
 
     sample_id: str
@@ -79,5 +80,5 @@ class Prediction:
     prompt_id: str
     finished: bool
     tokens: int
-    logprob: float
+    logprob: float | None
     tags: Mapping[str, str] = field(default_factory=dict)

@@ -1,5 +1,4 @@
 import json
-import math
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -99,7 +98,7 @@ def test_predictions_carry_the_sample_and_survive_a_file(floor, prompt_id, tmp_p
     assert (prediction.prompt_id, prediction.finished, prediction.tokens) == (prompt_id, True, 0)
     write_records(tmp_path / "floor.jsonl", [prediction])
     (read,) = read_records(tmp_path / "floor.jsonl", Prediction)
-    assert math.isnan(read.logprob)
+    assert read.logprob is None
     assert (read.text, read.sample_id, read.question) == (prediction.text, "s7", sample.question)
 
 

@@ -108,7 +108,7 @@ def answer(samples, suffix):
                 prompt_id="paligemma-answer-en@1",
                 finished=bool(suffix) or number != 11,
                 tokens=3,
-                logprob=math.nan if suffix in ("_majority", "_question_only") else -0.7,
+                logprob=None if suffix in ("_majority", "_question_only") else -0.7,
                 tags=sample.tags,
             )
         )

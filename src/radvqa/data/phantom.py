@@ -89,6 +89,7 @@ class PhantomDataset(DatasetAdapter):
                 "the phantom option 'count' is wrong",
                 expected=f"{', '.join(SPLITS)} with 0 or more images",
                 got=repr(counts),
+                fix="correct count under datasets",
             )
         for name, value, low, high in (
             ("size", size, SMALLEST_SIZE, LARGEST_SIZE),
@@ -97,7 +98,10 @@ class PhantomDataset(DatasetAdapter):
         ):
             if not low <= value <= high:
                 raise RecipeError(
-                    f"the phantom option {name!r} is out of range", expected=f"{low} to {high}", got=str(value)
+                    f"the phantom option {name!r} is out of range",
+                    expected=f"{low} to {high}",
+                    got=str(value),
+                    fix=f"correct {name} under datasets",
                 )
         self._count: dict[Split, int] = {split: counts.get(split, 0) for split in SPLITS}
         self._size, self._seed, self._questions_per_image = size, seed, questions_per_image

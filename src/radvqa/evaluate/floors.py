@@ -1,6 +1,5 @@
 """Floors: what answers score that never looked at the image. A model is worth what it adds to them."""
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -130,6 +129,6 @@ def _prediction(sample: VqaSample, answer: str, *, prompt_id: str) -> Prediction
         prompt_id=prompt_id,
         finished=True,
         tokens=0,
-        logprob=math.nan,
+        logprob=None,
         tags=sample.tags,
     )

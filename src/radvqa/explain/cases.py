@@ -1,5 +1,7 @@
 """Attention maps of chosen samples: which ones, traced how, saved where."""
 
+import math
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +33,7 @@ class Case:
     answer: str
     correct: bool
     panel: str
-    methods: dict[str, dict[str, float]]
+    methods: dict[str, dict[str, float | None]]
 
 
 def choose(predictions: Sequence[Prediction], count: int) -> list[str]:
@@ -89,7 +91,7 @@ def explain_sample(
         title=sample.question,
         caption=f"model: {prediction.text}   reference: {sample.answers[0]}   ({'right' if correct else 'wrong'}; "
         f"maps of the first answer token, {sample.sample_id})",
-        regions=regions,
+        regions=_asked_about(regions, sample.question),
     )
     return Case(
         sample_id=sample.sample_id,
@@ -133,11 +135,18 @@ def trace_answer(vlm: Vlm, sample: VqaSample, answer: str, store: ImageStore) ->
     return trace, positions
 
 
-def _weights(found: SaliencyMap) -> dict[str, float]:
-    return {
+def _weights(found: SaliencyMap) -> dict[str, float | None]:
+    weights = {
         "image_mass": found.image_mass,
         "sink_mass": found.sink_mass,
         "self_mass": found.self_mass,
         "entropy": found.entropy,
         "specificity": found.specificity,
     }
+    return {name: None if math.isnan(value) else value for name, value in weights.items()}
+
+
+def _asked_about(regions: Sequence[Region], question: str) -> list[Region]:
+    """The regions whose label shares a word with the question; all of them would cover the picture."""
+    asked = set(re.findall(r"[a-z]+", question.lower().replace("lesions", "lesion")))
+    return [region for region in regions if asked & set(re.findall(r"[a-z]{4,}", region.label.lower()))]

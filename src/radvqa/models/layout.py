@@ -1,7 +1,7 @@
-"""Prompt, labels and attention masks: the one place that lays out images, questions and answers as token rows.
+r"""Prompt, labels and attention masks: the one place that lays out images, questions and answers as token rows.
 
 A row is ``<image>``×i, ``<bos>``, then one question block (per-question layout) or several (shared-image layout),
-each ``answer {language} {question}\\n`` followed by the answer and its end token.
+each ``answer {language} {question}\n`` followed by the answer and its end token.
 
 ========================  =====================================================================================
 per-question layout       PaliGemma's prefix-LM mask (Beyer et al., 2024, arXiv 2407.07726): image, bos and question

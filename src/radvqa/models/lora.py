@@ -59,7 +59,6 @@ def attach_lora(
         lora_dropout=dropout,
         target_modules=target_pattern(parts, targets),
         modules_to_save=["multi_modal_projector"],
-        base_model_name_or_path=base_name,
         revision=revision,
         task_type=None,
     )
@@ -67,7 +66,9 @@ def attach_lora(
     with warnings.catch_warnings():
         # PEFT 0.21 reads an attribute that transformers 5.23 announces as deprecated.
         warnings.simplefilter("ignore", FutureWarning)
-        vlm.network = get_peft_model(vlm.network, config)
+        # New modules come in training mode: without eval() their dropout would act on every answer.
+        vlm.network = get_peft_model(vlm.network, config).eval()
+    # PEFT writes its own guess there, with a warning when another name was given before.
     vlm.network.base_model.peft_config["default"].base_model_name_or_path = base_name
     counts = adapted_modules(vlm)
     layers = {

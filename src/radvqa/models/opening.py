@@ -1,9 +1,12 @@
 """From a recipe's model section to a loaded ``Vlm``."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
+from transformers.utils import logging as transformers_logging
 
+from radvqa.errors import ModelError
 from radvqa.models.embedded import embedded_base
 from radvqa.models.tiny import tiny_base
 from radvqa.models.vlm import Vlm, load_network
@@ -16,14 +19,23 @@ def open_vlm(model: Model, *, say: Callable[[str], None]) -> Vlm:
     Raises:
         ModelError: the checkpoint cannot be fetched, built or loaded.
     """
+    # What loading tells is told by `say`; bars and notices of the library would tear the messages apart.
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     if model.threads is not None:
         torch.set_num_threads(model.threads)
     if model.checkpoint == "embedded":
         name = str(embedded_base(model.image_size, wheels=model.wheels, say=say))
     elif model.checkpoint == "tiny":
         name = str(tiny_base())
-    else:
+    elif model.is_hub_name or Path(model.checkpoint).is_dir():
         name = model.checkpoint
+    else:
+        raise ModelError(
+            "the checkpoint folder is not there",
+            where=model.checkpoint,
+            fix="correct model.checkpoint: embedded, a hub name, or the folder of a checkpoint",
+        )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = compute_dtype(model.dtype, device)
     network, tokenizer = load_network(name, revision=model.revision, dtype=dtype, device=device)

@@ -99,5 +99,5 @@ def require_sha256(path: Path, expected: str) -> None:
             where=str(path),
             expected=f"sha256 {expected}",
             got=f"sha256 {got}",
-            fix="delete the file and run again; if it happens again, the package index serves other bytes: do not use them",
+            fix="delete the file and run again; if it happens again, the package index serves other bytes",
         )

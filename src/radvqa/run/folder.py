@@ -3,13 +3,14 @@
 ::
 
     runs/<name>_<digest>/
-      recipe.yaml     the resolved recipe: every default written out
+      recipe.yaml     the resolved recipe: every default written out; its first line names the version of radvqa
       command.txt     one line per start: time and command
       .done/          one mark per finished step, with the digests of what the step was made from
       .lock           held while a process works in the folder; freed by the system when that process ends
 """
 
 import fcntl
+import importlib.metadata
 import json
 import os
 import shutil
@@ -22,12 +23,13 @@ from typing import Any, BinaryIO, cast, final
 import yaml
 
 from radvqa.errors import RadvqaError, RecipeError, RunError
-from radvqa.recipe import Recipe, parse_recipe
+from radvqa.recipe import Recipe, parse_recipe, parse_yaml
 from radvqa.records import unwritable, write_json, write_text
 
 RECIPE_FILE = "recipe.yaml"
 COMMAND_FILE = "command.txt"
 _DONE, _LOCK = ".done", ".lock"
+_VERSION_LINE = "# radvqa "
 
 # Open lock files of this process by folder. A lock lives as long as its open file, so the files are kept here.
 _LOCKS: dict[Path, BinaryIO] = {}
@@ -46,7 +48,7 @@ class RunFolder:
         """The locked folder ``<output>/<name>_<digest>``, made now or re-opened after an earlier start.
 
         The name holds no date, so the same command after a kill finds its folder and goes on there; a changed recipe
-        has another digest and thereby another folder.
+        or another version of radvqa has another digest and thereby another folder.
 
         Args:
             recipe: what the folder is for.
@@ -74,9 +76,8 @@ class RunFolder:
                 fix="move it away, or choose another folder with --set output=DIR",
             )
         else:
-            write_text(
-                path / RECIPE_FILE, yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True, width=120)
-            )
+            resolved = yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True, width=120)
+            write_text(path / RECIPE_FILE, f"{_VERSION_LINE}{importlib.metadata.version('radvqa')}\n{resolved}")
         run.note_command(command)
         return run
 
@@ -96,6 +97,28 @@ class RunFolder:
                 fix="see `radvqa list runs`",
             )
         return cls(path, _stored_recipe(path))
+
+    @property
+    def digest(self) -> str:
+        """The digest in the folder's name, which is that of the recipe under the version that made the folder."""
+        return self.path.resolve().name.rpartition("_")[2]
+
+    def require_same_version(self) -> None:
+        """Refuse to go on with training that another version of radvqa began.
+
+        Raises:
+            RunError: the folder was made by another version.
+        """
+        first = (self.path / RECIPE_FILE).read_text(encoding="utf-8").partition("\n")[0]
+        made_by, installed = first.removeprefix(_VERSION_LINE), importlib.metadata.version("radvqa")
+        if first.startswith(_VERSION_LINE) and made_by != installed:
+            raise RunError(
+                "another version of radvqa began this training",
+                where=str(self.path),
+                expected=f"radvqa {installed}",
+                got=f"radvqa {made_by}",
+                fix=f"install that version to go on, or start anew with `radvqa run {self.path / RECIPE_FILE}`",
+            )
 
     def file(self, name: str) -> Path:
         """The path of a file in the folder, e.g. ``predictions/val.jsonl``; it need not exist."""
@@ -173,6 +196,15 @@ class RunFolder:
         path = self._mark(step)
         return path.is_file() and _read_mark(path)["inputs"] == dict(inputs)
 
+    def inputs_of(self, step: str) -> dict[str, str]:
+        """What a finished ``step`` was made from (name to digest); empty if it is not finished.
+
+        Raises:
+            RunError: the mark is damaged.
+        """
+        path = self._mark(step)
+        return dict(_read_mark(path)["inputs"]) if path.is_file() else {}
+
     def forget(self, step: str) -> None:
         """Take the done mark of ``step`` away, so that it is done again."""
         path = self._mark(step)
@@ -236,15 +268,15 @@ def _entry(path: Path) -> RunEntry:
 def _stored_recipe(path: Path) -> Recipe:
     stored = path / RECIPE_FILE
     try:
-        values = yaml.safe_load(stored.read_text(encoding="utf-8"))
+        values = parse_yaml(stored.read_text(encoding="utf-8"), where=str(stored))
         if not isinstance(values, dict):
             raise RecipeError("recipe is not a mapping", where=str(stored))
         return parse_recipe(values, where=str(stored))
-    except (RecipeError, yaml.YAMLError, UnicodeDecodeError) as error:
+    except (RecipeError, UnicodeDecodeError) as error:
         raise RunError(
             "the recipe kept in the run folder cannot be read",
             where=str(stored),
-            got=str(error),
+            got=" ".join(str(error).split()),
             fix="put back the recipe that was written there, or move the folder away and run the recipe again",
         ) from error
 
@@ -264,7 +296,7 @@ def _require_same_recipe(path: Path, recipe: Recipe) -> None:
 def _read_mark(path: Path) -> dict[str, Any]:
     try:
         mark = json.loads(path.read_text(encoding="utf-8"))
-        if {"step", "inputs", "time"} <= mark.keys():
+        if {"step", "inputs", "time"} <= mark.keys() and isinstance(mark["inputs"], dict):
             return dict(mark)
         got = ", ".join(mark)
     except (ValueError, AttributeError) as error:

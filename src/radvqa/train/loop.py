@@ -24,12 +24,13 @@ from radvqa.train.schedule import learning_rate_factor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How a stage learns. ``projector_rate`` and ``lora_rate`` are peak learning rates."""
+    """How a stage learns. The rates are peak learning rates of the parts."""
 
     updates: int
     micro_batch_size: int
     projector_rate: float
-    lora_rate: float
+    language_rate: float
+    vision_rate: float
     warmup: float
     weight_decay: float
     max_grad_norm: float
@@ -126,10 +127,17 @@ def require_float32(parameters: Mapping[str, nn.Parameter]) -> None:
 
 
 def _groups(parameters: Mapping[str, nn.Parameter], settings: Settings) -> list[dict[str, Any]]:
-    projector = [parameter for name, parameter in parameters.items() if part_of(name) == "projector"]
-    adapters = [parameter for name, parameter in parameters.items() if part_of(name) != "projector"]
-    groups = [(projector, settings.projector_rate), (adapters, settings.lora_rate)]
-    return [{"params": group, "lr": rate, "weight_decay": settings.weight_decay} for group, rate in groups if group]
+    rates = {
+        "projector": settings.projector_rate,
+        "language_model": settings.language_rate,
+        "vision_encoder": settings.vision_rate,
+    }
+    groups = []
+    for part, rate in rates.items():
+        members = [parameter for name, parameter in parameters.items() if part_of(name) == part]
+        if members:
+            groups.append({"params": members, "lr": rate, "weight_decay": settings.weight_decay})
+    return groups
 
 
 def _accumulate(

@@ -1,0 +1,125 @@
+"""A training process that is killed again and again ends with the same bytes as one that was left alone."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from radvqa.recipe import load_recipe
+from radvqa.run.progress import Progress
+
+RECIPE = {
+    "name": "killed",
+    "seed": 3,
+    "model": {"checkpoint": "tiny", "dtype": "float32", "threads": 1},
+    "datasets": {
+        "phantom": {
+            "adapter": "phantom", "count": {"train": 6, "val": 2, "test": 0}, "size": 112, "questions_per_image": 3,
+        }
+    },
+    "stages": [
+        {"name": "align", "datasets": ["phantom"], "updates": 60, "batch_size": 2, "checkpoint_every": 7},
+        {
+            "name": "adapt", "datasets": ["phantom"], "updates": 60, "batch_size": 4, "micro_batch_size": 2,
+            "lora": {"rank": 2, "dropout": 0.3}, "augment": True, "checkpoint_every": 7, "watch_every": 25,
+        },
+    ],
+    "evaluate": {"dataset": "phantom", "max_new_tokens": 4},
+}  # fmt: skip
+
+
+def start(recipe: Path, output: Path) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "radvqa", "train", str(recipe), "--set", f"output={output}", "--quiet"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def line_count(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.is_file() else 0
+
+
+def kill_when(process: "subprocess.Popen[bytes]", happened: Callable[[], bool]) -> bool:
+    """Kill the process once something has happened; False when it ended before."""
+    while process.poll() is None:
+        if happened():
+            os.kill(process.pid, signal.SIGKILL)
+            break
+        time.sleep(0.001)
+    _, errors = process.communicate()
+    assert process.returncode in (0, -signal.SIGKILL), errors.decode()
+    return process.returncode == -signal.SIGKILL
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "killed.yaml"
+    path.write_text(yaml.safe_dump(RECIPE))
+    return path
+
+
+def run_folder(recipe: Path, output: Path) -> Path:
+    return output / f"killed_{load_recipe(recipe).digest()}"
+
+
+@pytest.fixture(scope="module")
+def whole(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nobody disturbed; in this process, which saves a start."""
+    from radvqa import pipeline
+
+    output = tmp_path_factory.mktemp("whole")
+    folder = pipeline.run(
+        load_recipe(recipe, [f"output={output}"]), command="radvqa", until="train", progress=Progress(quiet=True)
+    )
+    folder.unlock()
+    return folder.path
+
+
+def timeless(path: Path) -> list[dict[str, object]]:
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines(path)]
+
+
+def test_killed_runs_end_as_if_never_killed(recipe: Path, whole: Path, tmp_path: Path) -> None:
+    folder = run_folder(recipe, tmp_path)
+    chance = random.Random(5)
+
+    def at_line(stage: str, count: int) -> Callable[[], bool]:
+        return lambda: line_count(folder / "train" / stage / "metrics.jsonl") >= count
+
+    moments = [
+        at_line("align", chance.randrange(1, 20)),
+        # As soon as a checkpoint is there, before anything is written behind it.
+        lambda: (folder / "train" / "align" / "state" / "update-00000042.safetensors").is_file(),
+        at_line("adapt", chance.randrange(1, 7)),  # before the first checkpoint of the stage
+        # While a checkpoint is being written, or just after.
+        lambda: any((folder / "train" / "adapt" / "state").glob("*update-00000028*")),
+    ]
+    kills = sum(kill_when(start(recipe, tmp_path), moment) for moment in moments)
+    assert kills >= 3
+    process = start(recipe, tmp_path)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors.decode()
+
+    for stage in ("align", "adapt"):
+        metrics = timeless(folder / "train" / stage / "metrics.jsonl")
+        assert metrics == timeless(whole / "train" / stage / "metrics.jsonl")
+        assert [line["update"] for line in metrics] == list(range(1, 61))
+    assert timeless(folder / "train/adapt/watch.jsonl") == timeless(whole / "train/adapt/watch.jsonl")
+    for name in ("train/align/projector.safetensors", "adapter/adapter_model.safetensors"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
+    told, expected = (json.loads((one / "train/adapt/stage.json").read_text()) for one in (folder, whole))
+    assert {key: value for key, value in told.items() if "seconds" not in key} == {
+        key: value for key, value in expected.items() if "seconds" not in key
+    }
+    assert not list(folder.rglob("*.partial"))
+    assert len((folder / "command.txt").read_text().splitlines()) == len(moments) + 1

@@ -1,0 +1,146 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from radvqa.errors import TrainError
+from radvqa.models.vlm import trainable_counts
+from radvqa.recipe import Lora, Stage
+from radvqa.run.progress import Progress
+from radvqa.train.pictures import AugmentedPictures, FrozenFeatures, StoredPictures
+from radvqa.train.stages import PROJECTOR_FILE, _pictures, load_weights, prepare, run_stage
+
+LORA = Lora(rank=2, alpha=4)
+ALIGN = Stage(name="align", datasets=("d",), updates=3, batch_size=4, learning_rate=1e-2)
+ADAPT = Stage(name="adapt", datasets=("d",), lora=LORA, updates=3, batch_size=4, learning_rate=1e-2)
+
+
+@pytest.fixture
+def run(samples, store, tmp_path):
+    def started(vlm, stage):
+        folder = tmp_path / stage.name
+        run_stage(
+            vlm, stage, vlm.rows(samples, answers=True), store,
+            folder=folder, seed=1, progress=Progress(quiet=True), watch=lambda _: [],
+        )  # fmt: skip
+        return folder
+
+    return started
+
+
+def state(module):
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def moved(before, after):
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_align_moves_the_projector_and_nothing_else(vlm, run):
+    before = state(vlm.network)
+    folder = run(vlm, ALIGN)
+    after = state(vlm.network)
+    assert moved(before, after) == {
+        "model.multi_modal_projector.linear.weight",
+        "model.multi_modal_projector.linear.bias",
+    }
+    saved = load_file(folder / PROJECTOR_FILE)
+    assert saved.keys() == {"linear.weight", "linear.bias"}
+    assert all(torch.equal(saved[name], after[f"model.multi_modal_projector.{name}"]) for name in saved)
+
+
+def test_adapt_moves_adapters_and_projector_and_saves_both(vlm, run):
+    prepare(vlm, LORA, projector=True, seed=1)
+    before = state(vlm.network)
+    folder = run(vlm, ADAPT)
+    after = state(vlm.network)
+    names = moved(before, after)
+    projector = {name for name in names if "multi_modal_projector.modules_to_save" in name}
+    assert len(projector) == 2
+    assert all(".lora_" in name for name in names - projector)
+    assert {name for name in before if ".lora_B" in name} <= names
+    saved = load_file(folder / "adapter" / "adapter_model.safetensors")
+    assert len([name for name in saved if ".lora_" in name]) == 2 * (8 + 12)
+    for part in ("weight", "bias"):
+        (name,) = (name for name in saved if name.endswith(f"multi_modal_projector.linear.{part}"))
+        (own,) = (name for name in projector if name.endswith(part))
+        assert torch.equal(saved[name], after[own])
+        assert not torch.equal(saved[name], before[own])
+
+
+def test_adapt_starts_from_the_aligned_projector(per_question, run):
+    run(per_question, ALIGN)
+    aligned = per_question.projector.linear.weight.detach().clone()
+    prepare(per_question, LORA, projector=True, seed=1)
+    copy = per_question.projector.modules_to_save["default"]
+    assert torch.equal(copy.linear.weight, aligned)
+    assert copy.linear.weight.requires_grad
+
+
+def test_a_stage_tells_what_it_did(per_question, run):
+    told = json.loads((run(per_question, ADAPT) / "stage.json").read_text())
+    assert told["stage"] == "adapt"
+    assert told["updates"] == 3
+    assert told["questions"] == 12
+    assert told["layout"] == "per_question"
+    assert told["adapter_modules"] == {"vision_encoder": 8, "language_model": 12}
+    assert told["trainable"] == dict(trainable_counts(per_question.network))
+    assert told["trainable"]["projector"] == 16 * 32 + 32
+    assert told["seconds"] > 0
+
+
+def test_without_projector_only_adapters_learn(per_question):
+    prepare(per_question, LORA, projector=False, seed=1)
+    counts = trainable_counts(per_question.network)
+    assert counts["projector"] == 0
+    assert counts["vision_encoder"] > 0 < counts["language_model"]
+
+
+def test_what_a_stage_left_can_be_loaded(open_tiny, run, samples, store):
+    vlm = open_tiny()
+    folders = [run(vlm, stage) for stage in (ALIGN, ADAPT)]
+    again = open_tiny()
+    for stage, folder in zip((ALIGN, ADAPT), folders, strict=True):
+        load_weights(again, stage, folder, seed=77)
+    batch = vlm.batch(vlm.rows(samples, answers=True))
+    vision = StoredPictures(store).vision(batch.rows, update=1)
+    with torch.no_grad():
+        assert torch.equal(vlm.supervised_logits(batch, vision), again.supervised_logits(batch, vision))
+
+
+def test_missing_weights_are_named(per_question, tmp_path):
+    for stage, file in ((ALIGN, PROJECTOR_FILE), (ADAPT, "adapter/adapter_model.safetensors")):
+        with pytest.raises(TrainError, match="weights of a finished stage are missing") as caught:
+            load_weights(per_question, stage, tmp_path, seed=1)
+        assert caught.value.where == str(tmp_path / file)
+
+
+def test_an_adapter_of_another_shape_is_refused(open_tiny, run):
+    folder = run(open_tiny(), ADAPT)
+    wide = ADAPT.model_copy(update={"lora": Lora(rank=2, alpha=4, parts=("language_model",))})
+    with pytest.raises(TrainError, match="no place for"):
+        load_weights(open_tiny(), wide, folder, seed=1)
+    vlm = open_tiny()
+    prepare(vlm, LORA, projector=True, seed=1)
+    with pytest.raises(TrainError, match="another shape"):
+        prepare(vlm, Lora(rank=4, alpha=4), projector=True, seed=1)
+    with pytest.raises(TrainError, match="a stage without lora follows one with it"):
+        prepare(vlm, None, projector=True, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("lora", "augment", "kind"),
+    [
+        (None, False, FrozenFeatures),
+        (None, True, AugmentedPictures),
+        (LORA, False, StoredPictures),
+        (LORA, True, AugmentedPictures),
+        (Lora(parts=("language_model",)), False, FrozenFeatures),
+    ],
+)
+def test_features_are_cached_only_while_the_tower_is_frozen(per_question, samples, store, lora, augment, kind):
+    stage = ALIGN.model_copy(update={"lora": lora, "augment": augment})
+    prepare(per_question, lora, projector=True, seed=1)
+    rows = per_question.rows(samples, answers=True)
+    assert type(_pictures(per_question, stage, rows, store, seed=1, progress=Progress(quiet=True))) is kind
