@@ -99,7 +99,7 @@ def test_killed_runs_end_as_if_never_killed(recipe: Path, whole: Path, tmp_path:
     moments = [
         at_line("align", chance.randrange(1, 20)),
         # As soon as a checkpoint is there, before anything is written behind it.
-        lambda: (folder / "train" / "align" / "state" / "update-00000042.safetensors").is_file(),
+        (folder / "train" / "align" / "state" / "update-00000042.safetensors").is_file,
         at_line("adapt", chance.randrange(1, 7)),  # before the first checkpoint of the stage
         # While a checkpoint is being written, or just after.
         lambda: any((folder / "train" / "adapt" / "state").glob("*update-00000028*")),

@@ -185,7 +185,11 @@ def test_the_same_recipe_elsewhere_gives_the_same_results(finished, run_quicksta
     other = run_quickstart(tmp_path, finished.recipe.model.layout)
     assert other.path != finished.path
     assert other.path.name == finished.path.name
-    same = ["summary.json", "adapter/adapter_model.safetensors", *(f"predictions/val{name}.jsonl" for name in CONDITIONS)]
+    same = [
+        "summary.json",
+        "adapter/adapter_model.safetensors",
+        *(f"predictions/val{name}.jsonl" for name in CONDITIONS),
+    ]
     for name in same:
         assert other.file(name).read_bytes() == finished.file(name).read_bytes(), name
 
@@ -201,7 +205,7 @@ def test_another_seed_gives_other_weights(run_quickstart, tmp_path):
 
 # --- without radvqa ---------------------------------------------------------------------------------------------
 
-LOGITS = '''
+LOGITS = """
 # Behind the documented program: teacher-forced logits of a given answer, and a look at what was imported.
 import os
 inputs = processor(images=Image.open(picture).convert("RGB"), text=f"<image>answer en {question}",
@@ -221,7 +225,7 @@ with torch.no_grad():
 torch.save(logits[:-1][labels[0, 1:] != -100], os.environ["TARGET"])
 loaded = [name for name in sys.modules if name.split(".")[0] == "radvqa"]
 assert not loaded, loaded
-'''
+"""
 
 
 def plain_script(layout):

@@ -1,3 +1,5 @@
+import importlib.metadata
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,8 @@ def test_the_digest_follows_what_changes_results_and_nothing_else() -> None:
     digest = parse().digest()
     assert len(digest) == 8
     assert parse(output="elsewhere").digest() == digest
+    assert parse(model={"wheels": "elsewhere"}).digest() == digest
+    assert parse(model={"threads": 1}).digest() != digest
     assert parse(stages=[stage(learning_rate=0.001)]).digest() == digest
     assert parse(seed=1).digest() != digest
     assert parse(datasets={"phantom": {"adapter": "phantom", "size": 65}}).digest() != digest
@@ -82,6 +86,17 @@ def test_the_digest_follows_what_changes_results_and_nothing_else() -> None:
         ({"name": "../up"}, "name: "),
         ({"name": ".."}, "name: "),
         ({"model": {"checkpoint": "google/paligemma-3b-mix-448"}}, "needs revision: <commit>"),
+        ({"seed": 2**32}, "seed: "),
+        ({"seed": True}, "seed: true and false have no place here, got true"),
+        ({"stages": [stage(epochs=True)]}, "stages.0.epochs: true and false"),
+        ({"stages": [stage(learning_rate=float("inf"))]}, "stages.0.learning_rate: "),
+        ({"stages": [stage(learning_rate=float("nan"))]}, "stages.0.learning_rate: "),
+        ({"name": "a" * 101}, "name: "),
+        ({"datasets": {"phantom": {"adapter": "phantom", "size": float("nan")}}}, "datasets.phantom: size: an option"),
+        (
+            {"datasets": {"phantom": {"adapter": "phantom", "from": date(2026, 1, 1)}}},
+            "datasets.phantom: from: an option",
+        ),
     ],
 )
 def test_mistakes_are_named(changes: dict[str, Any], message: str) -> None:
@@ -89,6 +104,11 @@ def test_mistakes_are_named(changes: dict[str, Any], message: str) -> None:
         parse(**changes)
     assert message in str(caught.value)
     assert caught.value.where == "toy.yaml"
+
+
+def test_a_key_that_is_no_text_is_named() -> None:
+    with pytest.raises(RecipeError, match="5: "):
+        parse_recipe({**values(), 5: 3}, where="toy.yaml")
 
 
 def test_all_mistakes_are_told_together() -> None:
@@ -117,6 +137,12 @@ def test_overrides_reach_every_level(path: Path) -> None:
         ("stages.7.epochs=1", "cannot reach 'stages.7.epochs'"),
         ("stages.9=1", "cannot reach 'stages.9'"),
         ("name.first=1", "cannot reach 'name.first'"),
+        ("stages.0.datasets.x.y=1", "cannot reach 'stages.0.datasets.x.y'"),
+        ("seed=[", "not valid YAML"),
+        ("seed=2026-13-45", "not valid YAML"),
+        ("seed=.inf", "seed: "),
+        ("seed=9" + 5000 * "9", "not valid YAML"),
+        ("model={threads: 1, threads: 2}", "the key 'threads' is there twice"),
     ],
 )
 def test_bad_overrides_are_named(path: Path, override: str, message: str) -> None:
@@ -131,8 +157,71 @@ def test_a_missing_recipe_names_a_near_one(path: Path) -> None:
     assert "recipe not found" in str(caught.value)
 
 
-@pytest.mark.parametrize(("text", "message"), [("- 1\n", "not a mapping"), ("a: [", "not valid YAML"), ("", "mapping")])
-def test_files_that_are_no_recipe(path: Path, text: str, message: str) -> None:
-    path.write_text(text, encoding="utf-8")
+def test_a_missing_recipe_without_neighbours_names_none(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="recipe not found") as caught:
+        load_recipe(tmp_path / "absent" / "toy.yaml")
+    assert "known" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"- 1\n", "not a mapping"),
+        (b"a: [", "not valid YAML"),
+        (b"", "mapping"),
+        (b"name: \xff\n", "cannot be read"),
+        (b"a: \x00", "not valid YAML"),
+        (b"a: !!int ''", "not valid YAML"),
+        (b"[" * 5000, "not valid YAML"),
+    ],
+)
+def test_files_that_are_no_recipe(path: Path, text: bytes, message: str) -> None:
+    path.write_bytes(text)
     with pytest.raises(RecipeError, match=message):
         load_recipe(path)
+
+
+def test_a_folder_in_place_of_a_recipe_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="cannot be read"):
+        load_recipe(tmp_path)
+
+
+def test_a_key_given_twice_is_told_with_its_line(path: Path) -> None:
+    path.write_text(path.read_text(encoding="utf-8") + "name: other\n", encoding="utf-8")
+    with pytest.raises(RecipeError, match="the key 'name' is there twice") as caught:
+        load_recipe(path)
+    line = len(path.read_text(encoding="utf-8").splitlines())
+    assert caught.value.where == f"{path}, line {line}, column 1"
+
+
+def test_yaml_merges_are_no_repeated_keys(path: Path) -> None:
+    path.write_text(
+        "name: toy\ndatasets: {phantom: {adapter: phantom}}\nevaluate: {dataset: phantom}\n"
+        "stages:\n  - &first {name: a, datasets: [phantom], epochs: 1}\n  - {<<: *first, name: b}\n",
+        encoding="utf-8",
+    )
+    assert [stage.name for stage in load_recipe(path).stages] == ["a", "b"]
+
+
+def test_another_version_has_another_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = parse().digest()
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.0.1")
+    assert parse().digest() != digest
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "is_hub_name"),
+    [("google/paligemma", True), ("./google/paligemma", False), ("/a/b", False), ("mine", False), ("a/b/c", False)],
+)
+def test_hub_names_are_known_by_their_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: str, is_hub_name: bool
+) -> None:
+    (tmp_path / "google" / "paligemma").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    recipe = parse(model={"checkpoint": checkpoint, "revision": "1f"})
+    assert recipe.model.is_hub_name == is_hub_name
+    if is_hub_name:
+        with pytest.raises(RecipeError, match=r"write '\./google/paligemma'"):
+            parse(model={"checkpoint": checkpoint})
+    else:
+        assert parse(model={"checkpoint": checkpoint}).model.checkpoint == checkpoint

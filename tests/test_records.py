@@ -63,6 +63,9 @@ def test_a_missing_file_and_a_bad_line_are_named(tmp_path: Path) -> None:
     path.write_text("{half", encoding="utf-8")
     with pytest.raises(DataError, match="whole line"):
         read_records(path, VqaSample)
+    path.write_bytes(b"\xff")
+    with pytest.raises(DataError, match="not a file of VqaSample records"):
+        read_records(path, VqaSample)
 
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from radvqa.evaluate.floors import majority, question_only
 from radvqa.evaluate.metrics import exact_match
 from radvqa.evaluate.predict import Condition, predict
 from radvqa.evaluate.summary import compare_conditions, summarise
-from radvqa.explain.cases import choose, explain_sample
+from radvqa.explain.cases import Case, choose, explain_sample
 from radvqa.models.layout import PROMPT_ID
 from radvqa.models.opening import open_vlm
 from radvqa.models.vlm import Vlm
@@ -176,31 +176,9 @@ def explain(folder: RunFolder, *, sample_ids: Sequence[str] = (), progress: Prog
             where=str(_prediction_file(folder, "model")),
             fix="take a sample_id of that file",
         )
-    samples = read_samples(folder, progress=progress)[recipe.evaluate.dataset, recipe.evaluate.split]
-    by_id = {sample.sample_id: sample for sample in samples}
-    adapter = _adapters(recipe)[recipe.evaluate.dataset]
-    vlm = train(folder, progress=progress)
-    store = _pictures(vlm, [by_id[one].image for one in chosen], progress=progress)
     folder.forget("explain")
-    cases = []
-    with progress.track("attention maps", len(chosen), unit="samples") as tick:
-        for sample_id in chosen:
-            sample = by_id[sample_id]
-            tick(1)
-            if not predictions[sample_id].text:
-                progress.say(f"  {sample_id}: the answer is empty, there is no token to explain")
-                continue
-            cases.append(
-                explain_sample(
-                    vlm,
-                    sample,
-                    predictions[sample_id],
-                    store,
-                    alpha=settings.alpha,
-                    regions=adapter.regions(sample.image_id),
-                    folder=folder.file("explain"),
-                )
-            )
+    asked = [predictions[one] for one in chosen]
+    cases = _draw_cases(folder, asked, progress=progress) if asked else []
     write_json(folder.file("explain/index.json"), [asdict(case) for case in cases])
     folder.mark_done("explain", _explained_from(folder))
 
@@ -286,6 +264,35 @@ def _adapters(recipe: Recipe) -> dict[str, DatasetAdapter]:
         for name, entry in recipe.datasets.items()
         if name in used
     }
+
+
+def _draw_cases(folder: RunFolder, asked: Sequence[Prediction], *, progress: Progress) -> list[Case]:
+    recipe = folder.recipe
+    samples = read_samples(folder, progress=progress)[recipe.evaluate.dataset, recipe.evaluate.split]
+    by_id = {sample.sample_id: sample for sample in samples}
+    adapter = _adapters(recipe)[recipe.evaluate.dataset]
+    vlm = train(folder, progress=progress)
+    store = _pictures(vlm, [by_id[one.sample_id].image for one in asked], progress=progress)
+    cases = []
+    with progress.track("attention maps", len(asked), unit="samples") as tick:
+        for prediction in asked:
+            sample = by_id[prediction.sample_id]
+            tick(1)
+            if not prediction.text:
+                progress.say(f"  {prediction.sample_id}: the answer is empty, there is no token to explain")
+                continue
+            cases.append(
+                explain_sample(
+                    vlm,
+                    sample,
+                    prediction,
+                    store,
+                    alpha=recipe.explain.alpha,
+                    regions=adapter.regions(sample.image_id),
+                    folder=folder.file("explain"),
+                )
+            )
+    return cases
 
 
 def _source_digests(adapters: Mapping[str, DatasetAdapter]) -> dict[str, str]:

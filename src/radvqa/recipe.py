@@ -200,15 +200,15 @@ class Recipe(_Section):
     output: Path = Path("runs")
     """Folder under which the run folder is made."""
     model: Model = Model()
-    """Which base model, and how it runs."""
+    """The base model."""
     datasets: Mapping[Name, Dataset] = Field(min_length=1)
     """Data sets by name."""
     stages: tuple[Stage, ...] = Field(min_length=1)
     """Stages in order; each starts from what the one before left."""
     evaluate: Evaluate
-    """Which answers are generated and scored."""
+    """The split that is answered and scored in the end."""
     explain: Explain = Explain()
-    """For which samples attention maps are drawn."""
+    """The answers that get attention maps."""
 
     @model_validator(mode="after")
     def _names_exist(self) -> "Recipe":

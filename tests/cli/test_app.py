@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors import SafetensorError
 from test_check import slake
 from typer.testing import CliRunner, Result
 
@@ -254,6 +255,11 @@ def test_an_output_folder_that_cannot_be_made(folder: Path, pipeline: Pipeline) 
         (OSError(errno.EROFS, "Read-only file system", "runs/x"), "cannot write to the output folder"),
         (PermissionError(errno.EACCES, "Permission denied", "runs/x"), "no right to read or write a file"),
         (TrainError("the loss is NaN", where="update 3"), "the loss is NaN"),
+        (
+            SafetensorError("Error: I/O error: No space left on device (os error 28)"),
+            "cannot write to the output folder",
+        ),
+        (Exception("Read-only file system (os error 30)"), "cannot write to the output folder"),
     ],
 )
 def test_errors_in_the_middle_of_a_run(folder: Path, pipeline: Pipeline, error: Exception, what: str) -> None:
@@ -264,7 +270,12 @@ def test_errors_in_the_middle_of_a_run(folder: Path, pipeline: Pipeline, error: 
 
 
 def test_a_bug_keeps_its_traceback(folder: Path, pipeline: Pipeline) -> None:
-    for bug in (ZeroDivisionError("x"), FileNotFoundError(errno.ENOENT, "No such file", "x")):
+    for bug in (
+        ZeroDivisionError("x"),
+        FileNotFoundError(errno.ENOENT, "No such file", "x"),
+        SafetensorError("Error while deserializing header: header too large"),
+        SafetensorError("No such file or directory (os error 2)"),
+    ):
         pipeline.error = bug
         result = call("run", "recipes/toy.yaml")
         assert result.exit_code == 1

@@ -148,6 +148,8 @@ def test_the_phantom_corpus_is_not_generated(root: Path, monkeypatch: pytest.Mon
         ({"adapter": "slake", "root": "x", "langage": "en"}, "has no option 'langage'"),
         ({"adapter": "nowhere.to.be.found"}, "cannot be imported"),
         ({"adapter": "phantom", "size": 1}, "out of range"),
+        ({"adapter": "phantom", "count": 5}, "an option of the data set 'phantom' has a wrong value"),
+        ({"adapter": "slake", "root": 5}, "an option of the data set 'slake' has a wrong value"),
     ],
 )
 def test_bad_entries_are_named(root: Path, entry: dict[str, Any], message: str) -> None:
@@ -198,6 +200,8 @@ def test_unknown_samples_to_explain_are_named(root: Path) -> None:
 
 def test_a_checkpoint_folder_needs_a_config(root: Path) -> None:
     assert whats(make_recipe(root, model={"checkpoint": str(root)})) == ["the checkpoint folder has no config.json"]
+    assert whats(make_recipe(root, model={"checkpoint": "./absent"})) == ["the checkpoint folder is not there"]
+    assert whats(make_recipe(root, model={"checkpoint": "google/paligemma", "revision": "1f"})) == []
 
 
 def test_a_full_disk_is_a_problem(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

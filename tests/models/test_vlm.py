@@ -82,7 +82,7 @@ def varied(vlm):
     """The same model with a head of its own, so that greedy answers differ in tokens and length."""
     generator = torch.Generator().manual_seed(5)
     weight = torch.randn(vlm.base.lm_head.weight.shape, generator=generator)
-    weight[vlm.tokens.eos_id] *= 2.0
+    weight[vlm.tokens.eos_id] *= 3.0
     vlm.base.lm_head.weight = nn.Parameter(weight, requires_grad=False)
     return vlm
 
@@ -139,7 +139,8 @@ def test_per_question_answers_equal_transformers_generate(per_question, native, 
     texts, lengths = [], []
     for group in groups:
         inputs = native(group, answers=False, side="left")
-        found = vlm.network.generate(**inputs, max_new_tokens=9, do_sample=False, suppress_tokens=[vlm.tokens.image_id])
+        never = [vlm.tokens.image_id, vlm.tokens.bos_id]
+        found = vlm.network.generate(**inputs, max_new_tokens=9, do_sample=False, suppress_tokens=never)
         for new in found[:, inputs["input_ids"].shape[1] :].tolist():
             ended = vlm.tokens.eos_id in new
             used = new.index(vlm.tokens.eos_id) if ended else len(new)
@@ -165,9 +166,7 @@ def test_later_answer_tokens_never_change_earlier_logits(vlm, seen, samples):
     row = vlm.rows([one for one in of_one_image(samples) if len(one.answers[0]) > 2], answers=True)[0]
     changed = with_last_token(row, 77)
     place = 17 + len(row.questions[0].prompt) + len(row.questions[0].answer) - 2
-    before, after = (
-        forward(vlm, batch, seen(batch))[0] for batch in (vlm.batch([row]), vlm.batch([changed]))
-    )
+    before, after = (forward(vlm, batch, seen(batch))[0] for batch in (vlm.batch([row]), vlm.batch([changed])))
     torch.testing.assert_close(before[:place], after[:place], atol=1e-6, rtol=0)
     assert (before[place] - after[place]).abs().max() > 0.1
 
@@ -297,7 +296,7 @@ def greedy(vlm, question, image, seen, *, steps):
         # The last place of the answer so far predicts the next token; with none, the newline does.
         batch = vlm.batch([Row(image, (replace(question, answer=tuple(ids)),))])
         last = forward(vlm, batch, seen(batch))[0, -1].float()
-        last[vlm.tokens.image_id] = -torch.inf
+        last[[vlm.tokens.image_id, vlm.tokens.bos_id]] = -torch.inf
         logprobs = last.log_softmax(-1)
         ids.append(int(logprobs.argmax()))
         total += float(logprobs.max())
@@ -322,19 +321,21 @@ def test_answers_equal_repeated_full_forwards(vlm, seen, samples):
     assert {answer.finished for answer in answers} == {True, False}
 
 
-def test_the_image_token_is_never_generated(vlm, seen, samples):
-    weight = torch.randn(vlm.base.lm_head.weight.shape, generator=torch.Generator().manual_seed(1)) * 0.01
+@pytest.mark.parametrize("name", ["image_id", "bos_id"])
+def test_image_and_bos_tokens_are_never_generated(vlm, seen, samples, name):
     batch = vlm.batch(vlm.rows(samples[:4], answers=False))
     states = []
     vlm.base.lm_head.register_forward_pre_hook(lambda _, args: states.append(args[0]))
     vlm.answer(batch, seen(batch), max_new_tokens=1)
-    # The row of <image> now points where the states point: it would win everywhere.
-    weight[vlm.tokens.image_id] = states[0].flatten(0, 1).mean(dim=0) * 10
+    # The token's row now points where the states point: it would win.
+    weight = torch.randn(vlm.base.lm_head.weight.shape, generator=torch.Generator().manual_seed(1)) * 0.01
+    token = getattr(vlm.tokens, name)
+    weight[token] = states[0].flatten(0, 1).mean(dim=0) * 10
     vlm.base.lm_head.weight = nn.Parameter(weight, requires_grad=False)
-    assert vlm.base.lm_head(states[0]).argmax(-1).eq(vlm.tokens.image_id).any()
-    answers = vlm.answer(batch, seen(batch), max_new_tokens=3)
-    assert all("<image>" not in answer.text and answer.logprob > -torch.inf for answer in answers)
-    assert all(answer.text for answer in answers)  # other tokens came instead
+    assert vlm.base.lm_head(states[0]).argmax(-1).eq(token).any()
+    for answer in vlm.answer(batch, seen(batch), max_new_tokens=3):
+        assert answer.text  # special tokens are left out of texts: other tokens came instead
+        assert answer.logprob > -40  # and their share is taken of what can be generated
 
 
 def saying(vlm, text):

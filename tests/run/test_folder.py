@@ -1,5 +1,6 @@
 import contextlib
 import errno
+import importlib.metadata
 import json
 import os
 import shutil
@@ -137,7 +138,40 @@ def test_done_marks_follow_their_inputs(run: RunFolder) -> None:
     assert not run.is_done("train/align", {"recipe": "a"})
 
 
-@pytest.mark.parametrize("text", ["{half", "[]", "{}", '"text"'])
+def test_the_inputs_of_a_step_are_kept(run: RunFolder) -> None:
+    assert run.inputs_of("samples") == {}
+    run.mark_done("samples", {"slake/train.json": "1f"})
+    assert run.inputs_of("samples") == {"slake/train.json": "1f"}
+
+
+def test_another_version_gets_another_folder_and_does_not_go_on_in_this_one(
+    run: RunFolder, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.require_same_version()
+    assert run.digest == recipe.digest()
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "99.0")
+    other = RunFolder.create(recipe, command="")
+    other.unlock()
+    assert other.path != run.path
+    old = RunFolder.open(run.path)
+    assert old.recipe == recipe
+    assert run.path.name.endswith(old.digest)
+    with pytest.raises(RunError, match="another version of radvqa began this training") as caught:
+        old.require_same_version()
+    assert caught.value.expected == "radvqa 99.0"
+
+
+def test_a_stored_run_opens_wherever_its_checkpoint_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = tmp_path / "mine"
+    checkpoint.mkdir()
+    run = RunFolder.create(make_recipe(tmp_path / "runs", model={"checkpoint": str(checkpoint)}), command="")
+    run.unlock()
+    checkpoint.rmdir()
+    monkeypatch.chdir("/")
+    assert RunFolder.open(run.path).recipe.model.checkpoint == str(checkpoint)
+
+
+@pytest.mark.parametrize("text", ["{half", "[]", "{}", '"text"', '{"step": "a", "inputs": 3, "time": ""}'])
 def test_a_damaged_mark_is_told(run: RunFolder, text: str) -> None:
     run.mark_done("train", {})
     (run.path / ".done" / "train.json").write_text(text)

@@ -34,7 +34,9 @@ def test_every_row_comes_once_per_pass():
 
 
 def test_seeds_give_other_orders():
-    assert [feed(seed=1).batch(update) for update in range(1, 5)] != [feed(seed=2).batch(update) for update in range(1, 5)]
+    assert [feed(seed=1).batch(update) for update in range(1, 5)] != [
+        feed(seed=2).batch(update) for update in range(1, 5)
+    ]
 
 
 def test_a_batch_larger_than_the_data_wraps_around():

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 
 from radvqa.train.schedule import learning_rate_factor
@@ -10,7 +12,7 @@ def factors(updates, warmup):
 def test_it_rises_linearly_then_falls_to_zero():
     found = factors(20, 0.2)
     assert found[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
-    assert all(earlier > later for earlier, later in zip(found[3:], found[4:], strict=False))
+    assert all(earlier > later for earlier, later in pairwise(found[3:]))
     assert found[11] == pytest.approx(0.5)  # halfway down the cosine
     assert found[-1] == pytest.approx(0.0)
 

@@ -130,17 +130,17 @@ def test_an_adapter_of_another_shape_is_refused(open_tiny, run):
 
 
 @pytest.mark.parametrize(
-    ("lora", "augment", "kind"),
+    ("changes", "kind"),
     [
-        (None, False, FrozenFeatures),
-        (None, True, AugmentedPictures),
-        (LORA, False, StoredPictures),
-        (LORA, True, AugmentedPictures),
-        (Lora(parts=("language_model",)), False, FrozenFeatures),
+        ({"lora": None}, FrozenFeatures),
+        ({"lora": None, "augment": True}, AugmentedPictures),
+        ({"lora": LORA}, StoredPictures),
+        ({"lora": LORA, "augment": True}, AugmentedPictures),
+        ({"lora": Lora(parts=("language_model",))}, FrozenFeatures),
     ],
 )
-def test_features_are_cached_only_while_the_tower_is_frozen(per_question, samples, store, lora, augment, kind):
-    stage = ALIGN.model_copy(update={"lora": lora, "augment": augment})
-    prepare(per_question, lora, projector=True, seed=1)
+def test_features_are_cached_only_while_the_tower_is_frozen(per_question, samples, store, changes, kind):
+    stage = ALIGN.model_copy(update=changes)
+    prepare(per_question, stage.lora, projector=True, seed=1)
     rows = per_question.rows(samples, answers=True)
     assert type(_pictures(per_question, stage, rows, store, seed=1, progress=Progress(quiet=True))) is kind

@@ -180,7 +180,10 @@ def _recording_attention(
     recorder = _RECORDER.get()
     if recorder is not None:
         recorder.record(module, query, key=key, mask=attention_mask, scaling=scaling)
-    return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+    output: tuple[Tensor, None] = sdpa_attention_forward(
+        module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+    )
+    return output
 
 
 AttentionInterface.register(ATTENTION_NAME, _recording_attention)

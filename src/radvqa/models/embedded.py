@@ -353,7 +353,8 @@ def sink_embedding(llama: Any, tokenizer: Any) -> Float[Tensor, " h"]:
         finals.append(states[-1][0, 1:])
     direction = torch.cat(finals).mean(dim=0)
     first_position = torch.stack(residuals).mean(dim=0)
-    return SINK_SCALE * first_position - SINK_HEAD_MARGIN * direction / direction.norm()
+    sink: Tensor = SINK_SCALE * first_position - SINK_HEAD_MARGIN * direction / direction.norm()
+    return sink
 
 
 # --- projector --------------------------------------------------------------------------------------------------
@@ -367,7 +368,7 @@ def calibration_features(network: PaliGemmaForConditionalGeneration, image_size:
     """The tower's outputs at every patch of a fixed set of phantoms, for the projector's start."""
     pictures = [render(image_size, seed=0, split="train", index=index).image for index in range(CALIBRATION_PICTURES)]
     grey = torch.from_numpy(np.stack(pictures)).float() / 127.5 - 1
-    features = network.model.vision_tower(grey[:, None].expand(-1, 3, -1, -1)).last_hidden_state
+    features: Tensor = network.model.vision_tower(grey[:, None].expand(-1, 3, -1, -1)).last_hidden_state
     return features.flatten(0, 1)
 
 

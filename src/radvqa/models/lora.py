@@ -55,7 +55,7 @@ def attach_lora(
     """
     config = LoraConfig(
         r=rank,
-        lora_alpha=alpha,  # type: ignore[arg-type]
+        lora_alpha=alpha,
         lora_dropout=dropout,
         target_modules=target_pattern(parts, targets),
         modules_to_save=["multi_modal_projector"],
@@ -71,7 +71,7 @@ def attach_lora(
     # PEFT writes its own guess there, with a warning when another name was given before.
     vlm.network.base_model.peft_config["default"].base_model_name_or_path = base_name
     counts = adapted_modules(vlm)
-    layers = {
+    layers: dict[AdaptedPart, int] = {
         "vision_encoder": vlm.base.config.vision_config.num_hidden_layers,
         "language_model": vlm.base.config.text_config.num_hidden_layers,
     }

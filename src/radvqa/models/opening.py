@@ -20,8 +20,8 @@ def open_vlm(model: Model, *, say: Callable[[str], None]) -> Vlm:
         ModelError: the checkpoint cannot be fetched, built or loaded.
     """
     # What loading tells is told by `say`; bars and notices of the library would tear the messages apart.
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     if model.threads is not None:
         torch.set_num_threads(model.threads)
     if model.checkpoint == "embedded":

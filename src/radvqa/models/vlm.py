@@ -205,7 +205,7 @@ class Vlm:
         """Greedy answers to every question of a batch laid out without answers, in order of rows and questions.
 
         The image and the prompts run once; then one token per open question and step, on the cached keys and values.
-        Equal to running every question alone in the same layout. The image token can never be generated.
+        Equal to running every question alone in the same layout. Image and bos tokens can never be generated.
         """
         if bool(batch.suffix.any()):
             raise ModelError("answers are generated from prompts alone", got="a batch that holds answers")
@@ -234,7 +234,7 @@ class Vlm:
         for step in range(max_new_tokens):
             with self.autocast():
                 logits = self.base.lm_head(hidden).float()
-            logits[..., self.tokens.image_id] = -torch.inf
+            logits[..., [self.tokens.image_id, self.tokens.bos_id]] = -torch.inf
             logprobs = logits.log_softmax(-1)
             best, chosen = logprobs.max(-1)
             chosen = torch.where(open_, chosen, self.tokens.eos_id)

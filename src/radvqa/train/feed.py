@@ -31,7 +31,7 @@ class Feed:
     def _row(self, place: int) -> Row:
         epoch, index = divmod(place, len(self.rows))
         order = np.random.default_rng((self._seed, epoch)).permutation(len(self.rows))
-        row = self.rows[order[index]]
+        row = self.rows[int(order[index])]
         limit = self._questions_per_row
         if limit is None or len(row.questions) <= limit:
             return row

@@ -16,7 +16,7 @@ def question_losses(
 ) -> Float[Tensor, " q"]:
     """Cross-entropy (nats) of each question: its mean over tokens (``example``) or its sum (``token``)."""
     per_token = functional.cross_entropy(logits, targets, reduction="none")
-    pieces = per_token.split(list(lengths))
+    pieces = torch.split(per_token, list(lengths))
     return torch.stack([piece.mean() if norm == "example" else piece.sum() for piece in pieces])
 
 

@@ -92,4 +92,5 @@ def augment(pixels: UInt8[np.ndarray, "y x 3"], rng: np.random.Generator) -> UIn
     back = AffineTransform(translation=(centre, centre))
     moved = warp(pixels, (around + change + back).inverse, order=1, mode="constant", preserve_range=True)
     contrast, brightness = np.exp(rng.uniform(-0.15, 0.15)), rng.uniform(-12, 12)
-    return np.clip((moved - 128) * contrast + 128 + brightness, 0, 255).astype(np.uint8)
+    changed: UInt8[np.ndarray, "y x 3"] = np.clip((moved - 128) * contrast + 128 + brightness, 0, 255).astype(np.uint8)
+    return changed
