@@ -72,12 +72,12 @@ def train(folder: RunFolder, *, progress: Progress) -> Vlm:
     """Train every stage that is not done yet, and return the adapted model."""
     folder.lock()
     recipe = folder.recipe
-    samples = read_samples(folder, progress=progress)
-    vlm = open_vlm(recipe.model, say=progress.say)
-    folder_of = {stage.name: folder.file(f"train/{stage.name}") for stage in recipe.stages}
     last_to_do = max((i for i, stage in enumerate(recipe.stages) if not _is_trained(folder, stage)), default=-1)
     if last_to_do >= 0:
         folder.require_same_version()
+    samples = read_samples(folder, progress=progress)
+    vlm = open_vlm(recipe.model, say=progress.say)
+    folder_of = {stage.name: folder.file(f"train/{stage.name}") for stage in recipe.stages}
     for index, stage in enumerate(recipe.stages):
         # A learned projector is part of what the next stage starts from, even when that stage is done as well.
         if _is_trained(folder, stage):

@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -136,9 +135,11 @@ def own_process(*arguments: str, cwd: Path | None = None, **environment: str) ->
 
 def test_help_is_fast() -> None:
     def seconds() -> float:
-        began = time.perf_counter()
+        """Of the processor, since a busy machine is no fault of the program."""
+        began = os.times()
         assert NOTICE.split(",")[0] in " ".join(own_process("--help").stdout.split())
-        return time.perf_counter() - began
+        ended = os.times()
+        return ended.children_user - began.children_user + ended.children_system - began.children_system
 
     assert min(seconds() for _ in range(3)) < 0.5
 

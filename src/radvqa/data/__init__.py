@@ -46,6 +46,8 @@ def open_dataset(adapter: str, options: Mapping[str, Any], *, name: str | None =
         raise RecipeError(
             f"the data set {adapter!r} needs the option {missing[0]!r}",
             where=where,
+            expected=f"a value for {', '.join(missing)}",
+            got=f"only {', '.join(options)}" if options else "no options",
             fix=f"add it there, or give it as --set {where}.{missing[0]}=VALUE",
         )
     hints = get_type_hints(factory.__init__)
@@ -63,6 +65,7 @@ def _adapter_class(adapter: str, where: str) -> type[DatasetAdapter]:
             f"no data set adapter is called {adapter!r}",
             where=where,
             expected=f"one of {', '.join(DATASETS)}, or the dotted name of your own module with ADAPTER = <class>",
+            got=repr(adapter)[:100],
             fix="see `radvqa list datasets`",
         )
     module_name = adapter if own else f"radvqa.data.{adapter}"
