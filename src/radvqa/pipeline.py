@@ -54,15 +54,15 @@ def run(recipe: Recipe, *, command: str, until: str = "report", progress: Progre
         RadvqaError: see the steps; everything finished before stays and is used by the next start.
     """
     folder = RunFolder.create(recipe, command=command)
-    train(folder, progress=progress)
+    vlm = train(folder, progress=progress)
     if until == "train":
         return folder
     if not folder.is_done("evaluate", {}):
-        evaluate(folder, progress=progress)
+        evaluate(folder, vlm=vlm, progress=progress)
     if until == "evaluate":
         return folder
     if not folder.is_done("explain", _explained_from(folder)):
-        explain(folder, progress=progress)
+        explain(folder, vlm=vlm, progress=progress)
     if until != "explain":
         report(folder, progress=progress)
     return folder
@@ -104,10 +104,11 @@ def train(folder: RunFolder, *, progress: Progress) -> Vlm:
     return vlm
 
 
-def evaluate(folder: RunFolder, *, progress: Progress) -> None:
+def evaluate(folder: RunFolder, *, vlm: Vlm | None = None, progress: Progress) -> None:
     """Answer the evaluation split under every condition, add the floors, and write ``summary.json``.
 
-    Attention maps of other answers than these are taken out of the run.
+    Attention maps of other answers than these are taken out of the run. ``vlm`` is what ``train``
+    returned; without it, it is asked for.
     """
     folder.lock()
     recipe = folder.recipe
@@ -116,7 +117,7 @@ def evaluate(folder: RunFolder, *, progress: Progress) -> None:
     asked = _first_images(samples[settings.dataset, settings.split], settings.limit)
     seen_in_training = [one for stage in recipe.stages for name in stage.datasets for one in samples[name, "train"]]
     own = samples.get((settings.dataset, "train"), [])
-    vlm = train(folder, progress=progress)
+    vlm = vlm or train(folder, progress=progress)
     store = _pictures(vlm, [one.image for one in asked], progress=progress)
     # If this is stopped half-way, the mark of an earlier evaluation must not vouch for a mixture of both.
     folder.forget("evaluate")
@@ -158,8 +159,10 @@ def evaluate(folder: RunFolder, *, progress: Progress) -> None:
         _remove(folder.file("explain/index.json"))
 
 
-def explain(folder: RunFolder, *, sample_ids: Sequence[str] = (), progress: Progress) -> None:
+def explain(folder: RunFolder, *, sample_ids: Sequence[str] = (), vlm: Vlm | None = None, progress: Progress) -> None:
     """Draw the attention maps of chosen samples and list them in ``explain/index.json``.
+
+    ``vlm`` is what ``train`` returned; without it, it is asked for.
 
     Raises:
         RunError: the run was not evaluated yet.
@@ -178,7 +181,7 @@ def explain(folder: RunFolder, *, sample_ids: Sequence[str] = (), progress: Prog
         )
     folder.forget("explain")
     asked = [predictions[one] for one in chosen]
-    cases = _draw_cases(folder, asked, progress=progress) if asked else []
+    cases = _draw_cases(folder, vlm or train(folder, progress=progress), asked, progress=progress) if asked else []
     write_json(folder.file("explain/index.json"), [asdict(case) for case in cases])
     folder.mark_done("explain", _explained_from(folder))
 
@@ -266,12 +269,11 @@ def _adapters(recipe: Recipe) -> dict[str, DatasetAdapter]:
     }
 
 
-def _draw_cases(folder: RunFolder, asked: Sequence[Prediction], *, progress: Progress) -> list[Case]:
+def _draw_cases(folder: RunFolder, vlm: Vlm, asked: Sequence[Prediction], *, progress: Progress) -> list[Case]:
     recipe = folder.recipe
     samples = read_samples(folder, progress=progress)[recipe.evaluate.dataset, recipe.evaluate.split]
     by_id = {sample.sample_id: sample for sample in samples}
     adapter = _adapters(recipe)[recipe.evaluate.dataset]
-    vlm = train(folder, progress=progress)
     store = _pictures(vlm, [by_id[one.sample_id].image for one in asked], progress=progress)
     cases = []
     with progress.track("attention maps", len(asked), unit="samples") as tick:

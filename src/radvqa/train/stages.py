@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from radvqa.data.imaging import ImageStore
@@ -133,7 +134,7 @@ def load_weights(vlm: Vlm, stage: Stage, folder: Path, *, seed: int) -> None:
     """Put what a finished stage left into the model.
 
     Raises:
-        TrainError: the stage's weights are not there.
+        TrainError: the stage's weights are not there, damaged, or not of this model.
     """
     prepare(vlm, stage.lora, projector=stage.projector, seed=seed)
     file = folder / ("adapter/adapter_model.safetensors" if stage.lora else PROJECTOR_FILE)
@@ -141,7 +142,15 @@ def load_weights(vlm: Vlm, stage: Stage, folder: Path, *, seed: int) -> None:
         raise TrainError(
             "the weights of a finished stage are missing", where=str(file), fix="delete the run and repeat it"
         )
-    state = load_file(file)
+    try:
+        state = load_file(file)
+    except SafetensorError as error:
+        raise TrainError(
+            "the weights of a finished stage are damaged",
+            where=str(file),
+            got=str(error),
+            fix="delete the run and repeat it",
+        ) from error
     if stage.lora is None:
         vlm.projector.load_state_dict(state)
         return
