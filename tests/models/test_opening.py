@@ -66,7 +66,7 @@ class HubRequest(BaseHTTPRequestHandler):
         resolved = f"/{NAME}/resolve/{REVISION}/"
         if path.startswith(resolved) and (content := self.server.files.get(path.removeprefix(resolved))) is not None:
             self._send(200, content, body=body)
-        elif path == f"/api/models/{NAME}/revision/{REVISION}" or path == f"/api/models/{NAME}":
+        elif path in (f"/api/models/{NAME}/revision/{REVISION}", f"/api/models/{NAME}"):
             listing = {"id": NAME, "sha": REVISION, "siblings": [{"rfilename": name} for name in self.server.files]}
             self._send(200, json.dumps(listing).encode(), body=body)
         elif path.startswith((f"/{NAME}/", f"/api/models/{NAME}/")):

@@ -6,25 +6,36 @@ Only ``summary.json`` must be there. Every other file may be absent, and the sec
 import base64
 import hashlib
 import io
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any
 
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from pydantic import TypeAdapter, ValidationError
 
 from radvqa.data.imaging import open_image, path_inside
-from radvqa.errors import DataError, RunError
+from radvqa.errors import DataError
 from radvqa.evaluate.metrics import exact_match
-from radvqa.records import read_records, write_bytes, write_text
+from radvqa.records import write_bytes, write_text
+from radvqa.report.contents import (
+    UNDEFINED,
+    Estimate,
+    Explained,
+    RunSummary,
+    Scores,
+    SplitCounts,
+    StageCounts,
+    read_json,
+    read_optional,
+    read_summary,
+    read_text,
+    recipe_values,
+    stage_order,
+)
 from radvqa.report.figures import Bar, Update, Watch, condition_bars, learning_curves
+from radvqa.report.wording import duration, number, percent, points, span, verdict
 from radvqa.sample import Prediction, VqaSample
-
-T = TypeVar("T")
 
 CONDITIONS: Mapping[str, tuple[str, str]] = {
     "model": ("Model", "the trained model on the real images"),
@@ -35,133 +46,8 @@ CONDITIONS: Mapping[str, tuple[str, str]] = {
 }
 """Name and meaning of each condition, in the order of the tables. Others follow under their own name."""
 
-LAYOUTS: Mapping[str, str] = {"per_question": "per-question", "shared_image": "shared-image"}
-
 EXAMPLES = 6
 THUMBNAIL_PIXELS = 256
-
-Effect = Literal["better", "worse", "unclear", "undefined"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """A mean with confidence limits; None where undefined. As ``radvqa.evaluate.summary.Estimate``."""
-
-    mean: float | None
-    low: float | None
-    high: float | None
-
-    @property
-    def effect(self) -> Effect:
-        """Of a difference: on which side of zero its interval lies."""
-        if self.low is None or self.high is None or math.isnan(self.low) or math.isnan(self.high):
-            return "undefined"
-        return "better" if self.low > 0 else "worse" if self.high < 0 else "unclear"
-
-
-UNDEFINED = Estimate(mean=None, low=None, high=None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Slice:
-    """Counts and scores of some predictions. As ``radvqa.evaluate.summary.SliceSummary``."""
-
-    samples: int
-    groups: int
-    empty: int
-    unfinished: int
-    metrics: Mapping[str, Estimate]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scores:
-    """One condition. As ``radvqa.evaluate.summary.Summary``."""
-
-    level: float
-    overall: Slice
-    by_answer_type: Mapping[str, Slice]
-    by_tag: Mapping[str, Mapping[str, Slice]]
-
-    def of(self, part: str, metric: str) -> Estimate:
-        """A metric overall (``part`` is "overall") or of one answer type; undefined if there are no such samples."""
-        found = self.overall if part == "overall" else self.by_answer_type.get(part)
-        return UNDEFINED if found is None else found.metrics.get(metric, UNDEFINED)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Differences:
-    """Paired differences, reference minus condition. As ``radvqa.evaluate.summary.Comparison``."""
-
-    level: float
-    samples: int
-    groups: int
-    overall: Mapping[str, Estimate]
-    by_answer_type: Mapping[str, Mapping[str, Estimate]]
-
-    def of(self, part: str, metric: str) -> Estimate:
-        """The difference of a metric overall or for one answer type; undefined if there are no such samples."""
-        found = self.overall if part == "overall" else self.by_answer_type.get(part, {})
-        return found.get(metric, UNDEFINED)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunSummary:
-    """``summary.json``. ``condition`` names the reference that the comparisons start from."""
-
-    split: str
-    dataset: str
-    condition: str
-    conditions: Mapping[str, Scores]
-    comparisons: Mapping[str, Differences]
-    limit: int | None = None
-    layout: str | None = None
-    prompt_id: str | None = None
-
-    @property
-    def reference(self) -> Scores:
-        """The scores of the model on real images."""
-        return self.conditions[self.condition]
-
-    def difference(self, name: str) -> Estimate | None:
-        """Exact match of the model minus that of another condition, or None if that was not evaluated."""
-        return self.comparisons[name].of("overall", "exact_match") if name in self.comparisons else None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SplitCounts:
-    """One entry of ``samples/index.json``."""
-
-    samples: int
-    images: int
-    groups: int
-    rejects: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageCounts:
-    """``train/<stage>/stage.json``; ``trainable`` counts parameters, ``adapter_modules`` LoRA modules, by part."""
-
-    stage: str
-    updates: int
-    questions: int
-    seconds: float
-    trainable: Mapping[str, int]
-    adapter_modules: Mapping[str, int]
-    layout: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Explained:
-    """One entry of ``explain/index.json``. ``panel`` is a path inside the run folder."""
-
-    sample_id: str
-    image_id: str
-    question: str
-    reference: str
-    answer: str
-    correct: bool
-    panel: str
-    methods: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,93 +87,33 @@ def write_report(folder: Path) -> Path:
         RunError: there is no summary yet, a file is damaged, or the folder is not writable.
         DataError: a JSON Lines file has a damaged line.
     """
-    summary = _read_summary(folder / "summary.json")
-    recipe = _read_text(folder / "recipe.yaml")
-    stages = _train_stages(folder / "train", order=_stage_order(recipe))
+    summary = read_summary(folder / "summary.json")
+    recipe = read_text(folder / "recipe.yaml")
+    stages = _train_stages(folder / "train", order=stage_order(recipe))
     context: dict[str, Any] = {
-        "name": _recipe_values(recipe).get("name", folder.name),
+        "name": recipe_values(recipe).get("name", folder.name),
         "summary": summary,
         "names": _condition_names(summary),
         "meanings": {name: meaning for name, (_, meaning) in CONDITIONS.items()},
-        "verdict": verdict(summary, stages),
+        "verdict": verdict(
+            summary,
+            trained={stage.counts.layout for stage in stages if stage.counts is not None},
+            watched=any(stage.watched for stage in stages),
+        ),
         "parts": ["overall", *sorted(summary.reference.by_answer_type)],
         "bars": _bars(summary),
         "slices": _slice_tables(summary),
         "stages": stages,
         "explained": _explained(folder),
         "examples": _examples(folder, summary),
-        "splits": _read_json(folder / "samples" / "index.json", dict[str, SplitCounts]),
+        "splits": read_json(folder / "samples" / "index.json", dict[str, SplitCounts]),
         "recipe": recipe,
-        "command": _read_text(folder / "command.txt"),
-        "provenance": _flat(_read_json(folder / "provenance.json", dict[str, Any]) or {}),
+        "command": read_text(folder / "command.txt"),
+        "provenance": _flat(read_json(folder / "provenance.json", dict[str, Any]) or {}),
     }
     path = folder / "report.html"
     write_text(path, _environment().get_template("report.html").render(context))
     return path
-
-
-def verdict(summary: RunSummary, stages: Sequence[TrainedStage]) -> list[str]:
-    """Sentences that say what the numbers say, and no more: score, floor, use of the image, layout, reservations.
-
-    A difference counts only if its interval excludes zero.
-    """
-    overall = summary.reference.overall
-    score = overall.metrics.get("exact_match", UNDEFINED)
-    interval = f"{100 * summary.reference.level:g} % interval"
-    sentences = [
-        f"On {overall.samples:,} questions in {overall.groups:,} groups (images, cases or patients) of "
-        f"{summary.dataset}, split {summary.split}, the model's answer matches a reference exactly in "
-        f"{percent(score.mean)} % of cases ({interval} {span(score)}).",
-        _floor_sentence(summary, interval),
-        _image_sentence(summary, interval),
-        _layout_sentence(summary, stages),
-    ]
-    if overall.empty or overall.unfinished:
-        sentences.append(
-            f"Empty answers: {overall.empty:,}, answers cut at the token limit: {overall.unfinished:,}; "
-            "all of them count in every score."
-        )
-    if summary.limit is not None:
-        sentences.append(f"Only the first {summary.limit:,} images of the split were evaluated.")
-    if summary.split == "train":
-        sentences.append("These are training questions: the scores say nothing about new images.")
-    elif summary.split == "val" and any(stage.watched for stage in stages):
-        sentences.append("Some validation images were also watched during training, so this is not an untouched test.")
-    return sentences
-
-
-def percent(value: float | None) -> str:
-    """A share as percent with one decimal and no sign, or "n/a"."""
-    return "n/a" if value is None or math.isnan(value) else f"{100 * value:.1f}"
-
-
-def points(value: float | None) -> str:
-    """A difference of shares in percentage points with its sign, or "n/a"."""
-    if value is None or math.isnan(value):
-        return "n/a"
-    text = f"{100 * value:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
-
-
-def span(estimate: Estimate, *, signed: bool = False) -> str:
-    """The limits of an estimate as "58.1 to 66.4", or "n/a"."""
-    if estimate.low is None or estimate.high is None:
-        return "n/a"
-    show = points if signed else percent
-    return f"{show(estimate.low)} to {show(estimate.high)}"
-
-
-def number(value: float | None) -> str:
-    """A plain number with three decimals, or "n/a"."""
-    return "n/a" if value is None or math.isnan(value) else f"{value:.3f}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as "42 s", "12 min" or "1 h 05 min"."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def spread(predictions: Sequence[Prediction], count: int) -> list[Prediction]:
@@ -310,68 +136,6 @@ def spread(predictions: Sequence[Prediction], count: int) -> list[Prediction]:
             if not members:
                 del waiting[content_type]
     return chosen
-
-
-def _floor_sentence(summary: RunSummary, interval: str) -> str:
-    difference = summary.difference("question_only")
-    if difference is None:
-        return (
-            "The question-only floor was not evaluated, so it is unknown what the answers owe to the questions alone."
-        )
-    amount = f"{points(difference.mean)} points ({interval} {span(difference, signed=True)})"
-    return {
-        "better": f"It beats the question-only floor, which never sees an image, by {amount.lstrip('+')}.",
-        "worse": f"It falls behind the question-only floor, which never sees an image: {amount}.",
-        "unclear": f"It does not differ clearly from the question-only floor, which never sees an image: {amount}.",
-        "undefined": f"Whether it beats the question-only floor cannot be told, for lack of an interval: {amount}.",
-    }[difference.effect]
-
-
-def _image_sentence(summary: RunSummary, interval: str) -> str:
-    differences = {
-        name: difference for name in ("blank", "shuffled") if (difference := summary.difference(name)) is not None
-    }
-    if not differences:
-        return "Whether it uses the image was not tested: neither blank nor shuffled images were evaluated."
-    effects = [difference.effect for difference in differences.values()]
-    if "undefined" in effects:
-        judgement = "Whether it uses the image cannot be told, for lack of an interval"
-    elif all(effect == "better" for effect in effects):
-        judgement = "It uses the image"
-    elif "better" in effects:
-        judgement = "The evidence that it uses the image is mixed"
-    else:
-        judgement = "There is no clear sign that it uses the image"
-    amounts = " and ".join(
-        f"{points(difference.mean)} points over {name} images ({interval} {span(difference, signed=True)})"
-        for name, difference in differences.items()
-    )
-    untested = (
-        ""
-        if len(differences) == 2
-        else f" {'Blank' if 'shuffled' in differences else 'Shuffled'} images were not tested."
-    )
-    return f"{judgement}: real images are worth {amounts}.{untested}"
-
-
-def _layout_sentence(summary: RunSummary, stages: Sequence[TrainedStage]) -> str:
-    evaluated = summary.layout
-    trained = {stage.counts.layout for stage in stages if stage.counts is not None}
-    if evaluated is None:
-        return "The summary does not say in which layout the model was evaluated."
-    shown = LAYOUTS.get(evaluated, evaluated)
-    if trained and trained != {evaluated}:
-        others = " and ".join(sorted(LAYOUTS.get(layout, layout) for layout in trained))
-        first = f"Trained in the {others} layout but evaluated in the {shown} layout: the two do not fit."
-    else:
-        first = f"{'Trained and evaluated' if trained else 'Evaluated'} in the {shown} layout"
-        first += ", which is PaliGemma's own prefix-LM mask." if evaluated == "per_question" else "."
-    if "shared_image" in trained | {evaluated}:
-        first += (
-            " The shared-image layout differs from PaliGemma's own mask: all questions share one reading of the image, "
-            "and image tokens do not see the question."
-        )
-    return first
 
 
 def _condition_names(summary: RunSummary) -> dict[str, str]:
@@ -425,8 +189,8 @@ def _train_stages(folder: Path, *, order: Sequence[str]) -> list[TrainedStage]:
 
 
 def _train_stage(folder: Path) -> TrainedStage:
-    updates = _read_optional(folder / "metrics.jsonl", Update)
-    watch = _read_optional(folder / "watch.jsonl", Watch)
+    updates = read_optional(folder / "metrics.jsonl", Update)
+    watch = read_optional(folder / "watch.jsonl", Watch)
     curves = Picture(note="No updates were recorded for this stage.")
     if updates:
         png = learning_curves(updates, watch, title=f"Stage {folder.name}")
@@ -434,14 +198,14 @@ def _train_stage(folder: Path) -> TrainedStage:
         curves = _png_picture(png)
     return TrainedStage(
         name=folder.name,
-        counts=_read_json(folder / "stage.json", StageCounts),
+        counts=read_json(folder / "stage.json", StageCounts),
         curves=curves,
         watched=bool(watch),
     )
 
 
 def _explained(folder: Path) -> list[tuple[Explained, Picture]]:
-    entries = _read_json(folder / "explain" / "index.json", list[Explained]) or []
+    entries = read_json(folder / "explain" / "index.json", list[Explained]) or []
     return [(entry, _panel(folder, entry.panel)) for entry in entries]
 
 
@@ -455,9 +219,9 @@ def _panel(folder: Path, name: str) -> Picture:
 
 def _examples(folder: Path, summary: RunSummary) -> dict[str, list[Example]]:
     """Right and wrong examples of the model, empty where there are no predictions."""
-    predictions = _read_optional(folder / "predictions" / f"{summary.split}.jsonl", Prediction)
-    floor = _read_optional(folder / "predictions" / f"{summary.split}_question_only.jsonl", Prediction)
-    samples = _read_optional(folder / "samples" / f"{summary.dataset}-{summary.split}.jsonl", VqaSample)
+    predictions = read_optional(folder / "predictions" / f"{summary.split}.jsonl", Prediction)
+    floor = read_optional(folder / "predictions" / f"{summary.split}_question_only.jsonl", Prediction)
+    samples = read_optional(folder / "samples" / f"{summary.dataset}-{summary.split}.jsonl", VqaSample)
     floor_by_id = {prediction.sample_id: prediction for prediction in floor}
     image_by_id = {sample.sample_id: sample.image for sample in samples}
     right = [prediction for prediction in predictions if exact_match(prediction)]
@@ -519,70 +283,6 @@ def _environment() -> Environment:
     )
     environment.filters.update(percent=percent, points=points, span=span, number=number, duration=duration)
     return environment
-
-
-def _read_summary(path: Path) -> RunSummary:
-    summary = _read_json(path, RunSummary)
-    if summary is None:
-        raise RunError(
-            "the run has no summary to report",
-            where=str(path),
-            expected="summary.json, which the evaluation step writes",
-            got="no such file",
-            fix="let `radvqa run` finish this run's evaluation (it goes on where it stopped), then write the report",
-        )
-    if summary.condition not in summary.conditions:
-        raise RunError(
-            "the summary lacks the scores of its own reference condition",
-            where=str(path),
-            expected=f"an entry {summary.condition!r} under conditions",
-            got=", ".join(summary.conditions) or "no conditions",
-            fix="delete the file and run the evaluation again",
-        )
-    return summary
-
-
-def _read_json(path: Path, kind: type[T]) -> T | None:
-    """The validated content of a JSON file, or None if there is no such file."""
-    if not path.is_file():
-        return None
-    try:
-        value: T = TypeAdapter(kind).validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise RunError(
-            "a file of the run folder is damaged or from another version of radvqa",
-            where=f"{path}, field {'.'.join(map(str, first['loc'])) or '(whole file)'}",
-            expected=first["msg"],
-            got=repr(first["input"])[:200],
-            fix="delete the file and run the step that writes it again",
-        ) from error
-    return value
-
-
-def _read_optional(path: Path, kind: type[T]) -> list[T]:
-    return read_records(path, kind) if path.is_file() else []
-
-
-def _read_text(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.is_file() else None
-
-
-def _recipe_values(recipe: str | None) -> Mapping[str, Any]:
-    try:
-        values = yaml.safe_load(recipe or "")
-    except yaml.YAMLError as error:
-        raise RunError(
-            "the run's recipe.yaml is not valid YAML",
-            got=str(error).replace("\n", " "),
-            fix="restore the file; `radvqa run` wrote it when the run began",
-        ) from error
-    return values if isinstance(values, dict) else {}
-
-
-def _stage_order(recipe: str | None) -> list[str]:
-    stages = _recipe_values(recipe).get("stages") or []
-    return [str(stage["name"]) for stage in stages if isinstance(stage, dict) and "name" in stage]
 
 
 def _flat(values: Any, prefix: str = "") -> list[tuple[str, str]]:
