@@ -43,7 +43,7 @@ class Model:
                 text=self.word,
                 prompt_id="p",
                 finished=True,
-                tokens=1,
+                token_ids=(5, 1),
                 logprob=-1.0,
                 tags=one.tags,
             )
@@ -68,6 +68,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Model:
     model = Model()
     monkeypatch.setattr(pipeline, "train", lambda folder, progress: model)
     monkeypatch.setattr(pipeline, "_pictures", lambda vlm, paths, progress: None)
+    monkeypatch.setattr(pipeline, "_write_provenance", lambda folder, vlm, progress: None)
     monkeypatch.setattr(pipeline, "predict", model.predict)
     monkeypatch.setattr(pipeline, "explain_sample", model.explain)
     return model
@@ -173,3 +174,13 @@ def test_another_version_does_not_go_on_with_training(tmp_path: Path, monkeypatc
     stored = run.path / "recipe.yaml"
     assert f"radvqa run {stored}" in str(caught.value.fix)
     assert yaml.safe_load(stored.read_text(encoding="utf-8")) == run.recipe.resolved()
+
+
+def test_a_run_with_stages_left_is_not_trained(tmp_path: Path) -> None:
+    run = RunFolder.create(recipe_for(tmp_path), command="")
+    with pytest.raises(RunError, match="not trained yet") as caught:
+        pipeline.require_trained(run)
+    assert caught.value.got == "stage align is not finished"
+    run.mark_done("train/align", {})
+    pipeline.require_trained(run)
+    run.unlock()

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -16,7 +17,7 @@ import yaml
 from radvqa.recipe import load_recipe
 from radvqa.run.progress import Progress
 
-RECIPE = {
+RECIPE: dict[str, Any] = {
     "name": "killed",
     "seed": 3,
     "model": {"checkpoint": "tiny", "dtype": "float32", "threads": 1},
@@ -33,11 +34,12 @@ RECIPE = {
         },
     ],
     "evaluate": {"dataset": "phantom", "max_new_tokens": 4},
+    "explain": {"samples": 4},
 }  # fmt: skip
 
 
 def start(recipe: Path, output: Path) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "radvqa", "train", str(recipe), "--set", f"output={output}", "--quiet"]
+    command = [sys.executable, "-m", "radvqa", "run", str(recipe), "--set", f"output={output}", "--quiet"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
@@ -61,10 +63,12 @@ def kill_when(process: "subprocess.Popen[bytes]", happened: Callable[[], bool]) 
     return process.returncode == -signal.SIGKILL
 
 
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=[("per_question", "float32"), ("shared_image", "bfloat16")])
+def recipe(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """In PaliGemma's own layout, and as the recipes of the embedded base have it."""
+    layout, dtype = request.param
     path = tmp_path_factory.mktemp("recipe") / "killed.yaml"
-    path.write_text(yaml.safe_dump(RECIPE))
+    path.write_text(yaml.safe_dump({**RECIPE, "model": {**RECIPE["model"], "layout": layout, "dtype": dtype}}))
     return path
 
 
@@ -78,9 +82,7 @@ def whole(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from radvqa import pipeline
 
     output = tmp_path_factory.mktemp("whole")
-    folder = pipeline.run(
-        load_recipe(recipe, [f"output={output}"]), command="radvqa", until="train", progress=Progress(quiet=True)
-    )
+    folder = pipeline.run(load_recipe(recipe, [f"output={output}"]), command="radvqa", progress=Progress(quiet=True))
     folder.unlock()
     return folder.path
 
@@ -103,9 +105,11 @@ def test_killed_runs_end_as_if_never_killed(recipe: Path, whole: Path, tmp_path:
         at_line("adapt", chance.randrange(1, 7)),  # before the first checkpoint of the stage
         # While a checkpoint is being written, or just after.
         lambda: any((folder / "train" / "adapt" / "state").glob("*update-00000028*")),
+        (folder / "predictions" / "val.jsonl").is_file,  # with the controls still to be answered
+        lambda: any((folder / "explain").glob("*.png")),
     ]
     kills = sum(kill_when(start(recipe, tmp_path), moment) for moment in moments)
-    assert kills >= 3
+    assert kills >= 4
     process = start(recipe, tmp_path)
     _, errors = process.communicate()
     assert process.returncode == 0, errors.decode()
@@ -121,5 +125,10 @@ def test_killed_runs_end_as_if_never_killed(recipe: Path, whole: Path, tmp_path:
     assert {key: value for key, value in told.items() if "seconds" not in key} == {
         key: value for key, value in expected.items() if "seconds" not in key
     }
+    results = [path.relative_to(whole) for name in ("predictions", "explain") for path in (whole / name).iterdir()]
+    assert len(results) > 5
+    for result in (*results, Path("summary.json")):
+        assert (folder / result).read_bytes() == (whole / result).read_bytes(), result
+    assert len(json.loads((folder / "provenance.json").read_text())["earlier_starts"]) >= 3
     assert not list(folder.rglob("*.partial"))
     assert len((folder / "command.txt").read_text().splitlines()) == len(moments) + 1

@@ -128,8 +128,8 @@ def test_predictions_have_their_fields(finished):
         assert [one.sample_id for one in found] == [one.sample_id for one in asked]
         assert [(one.references, one.group_id) for one in found] == [(one.answers, one.group_id) for one in asked]
     for one in read_records(finished.file("predictions/val.jsonl"), Prediction):
-        assert 1 <= one.tokens <= 8
-        assert one.finished or one.tokens == 8
+        assert 1 <= len(one.token_ids) <= 8
+        assert one.finished or len(one.token_ids) == 8
         assert one.logprob < 0
         assert "answer en" not in one.text
         assert not one.text.startswith(one.question[:6])
@@ -254,7 +254,7 @@ def test_the_documented_program_gives_the_run_s_answers_and_logits(finished, tmp
     plain = subprocess.run(
         [
             sys.executable, "-c", plain_script(layout) + LOGITS,
-            str(finished.file("adapter")), str(sample.image), sample.question,
+            str(finished.path), str(sample.image), sample.question,
         ],
         env={**os.environ, "LAYOUT": layout, "ANSWER": sample.answers[0], "TARGET": str(target)},
         capture_output=True, text=True, check=False, timeout=200,

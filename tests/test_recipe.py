@@ -225,3 +225,19 @@ def test_hub_names_are_known_by_their_look(
             parse(model={"checkpoint": checkpoint})
     else:
         assert parse(model={"checkpoint": checkpoint}).model.checkpoint == checkpoint
+
+
+def test_a_checkpoint_alone_stands_for_the_model_section() -> None:
+    assert parse(model="tiny") == parse(model={"checkpoint": "tiny"})
+    with pytest.raises(RecipeError, match="needs revision"):
+        parse(model="google/paligemma-3b-mix-448")
+
+
+@pytest.mark.parametrize(("epochs", "updates"), [(1, 2), (3, 7), (0.01, 1), (6, 14)])
+def test_passes_become_updates(epochs: float, updates: int) -> None:
+    """Of seven rows in batches of three."""
+    assert parse(stages=[stage(epochs=epochs, batch_size=3)]).stages[0].length_in_updates(7) == updates
+
+
+def test_a_length_in_updates_stays() -> None:
+    assert parse(stages=[stage(epochs=None, updates=5)]).stages[0].length_in_updates(7) == 5

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from radvqa.errors import DataError, RunError
-from radvqa.records import read_records, write_bytes, write_json, write_records, write_text
+from radvqa.records import read_records, unwritable, write_bytes, write_json, write_records, write_text
 from radvqa.sample import Prediction, Region, Reject, VqaSample
 
 SAMPLE = VqaSample(
@@ -30,7 +30,7 @@ SAMPLE = VqaSample(
         Reject(sample_id="b", reason="missing_image", where="t.json, row 3", detail="there is no file"),
         Prediction(
             sample_id="a-1", group_id="g", image_id="a", question="q", references=("yes",), answer_type="closed",
-            text="", prompt_id="p", finished=False, tokens=0, logprob=-1.5,
+            text="", prompt_id="p", finished=False, token_ids=(), logprob=-1.5,
         ),
     ],
     ids=lambda record: type(record).__name__,
@@ -87,3 +87,10 @@ def test_a_file_in_place_of_the_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
     with pytest.raises(RunError, match="cannot write to the output folder"):
         write_bytes(tmp_path / "runs" / "a.bin", b"")
+
+
+def test_a_full_cache_is_told_apart_from_a_full_output(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    full = OSError(28, "No space left on device")
+    assert "XDG_CACHE_HOME" in str(unwritable(tmp_path / "radvqa" / "pictures" / "a.npy", full))
+    assert "--set output=DIR" in str(unwritable(tmp_path / "runs" / "a.json", full))

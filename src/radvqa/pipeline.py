@@ -4,6 +4,7 @@ Every step reads and writes files in the run folder and is skipped when its done
 stopped at any point goes on there when it is started again.
 """
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -32,7 +33,7 @@ from radvqa.records import read_records, unwritable, write_json, write_records
 from radvqa.report.page import write_report
 from radvqa.run.folder import RunFolder
 from radvqa.run.progress import Progress
-from radvqa.run.provenance import collect_provenance, digest_files
+from radvqa.run.provenance import collect_provenance, digest_files, process_start
 from radvqa.sample import Prediction, Split, VqaSample
 from radvqa.train.stages import load_weights, run_stage
 
@@ -75,8 +76,11 @@ def train(folder: RunFolder, *, progress: Progress) -> Vlm:
     last_to_do = max((i for i, stage in enumerate(recipe.stages) if not _is_trained(folder, stage)), default=-1)
     if last_to_do >= 0:
         folder.require_same_version()
+    process_start()
     samples = read_samples(folder, progress=progress)
     vlm = open_vlm(recipe.model, say=progress.say)
+    if last_to_do >= 0:
+        _write_provenance(folder, vlm, progress=progress)
     folder_of = {stage.name: folder.file(f"train/{stage.name}") for stage in recipe.stages}
     for index, stage in enumerate(recipe.stages):
         # A learned projector is part of what the next stage starts from, even when that stage is done as well.
@@ -87,7 +91,6 @@ def train(folder: RunFolder, *, progress: Progress) -> Vlm:
             rows = vlm.rows([one for name in stage.datasets for one in samples[name, "train"]], answers=True)
             watched = _first_images(samples[recipe.evaluate.dataset, recipe.evaluate.split], WATCHED_IMAGES)
             store = _pictures(vlm, [row.image for row in rows] + [one.image for one in watched], progress=progress)
-            _write_provenance(folder, vlm, recipe)
             run_stage(
                 vlm,
                 stage,
@@ -119,6 +122,7 @@ def evaluate(folder: RunFolder, *, vlm: Vlm | None = None, progress: Progress) -
     own = samples.get((settings.dataset, "train"), [])
     vlm = vlm or train(folder, progress=progress)
     store = _pictures(vlm, [one.image for one in asked], progress=progress)
+    _write_provenance(folder, vlm, progress=progress)
     # If this is stopped half-way, the mark of an earlier evaluation must not vouch for a mixture of both.
     folder.forget("evaluate")
     conditions: tuple[Condition, ...] = ("model", *settings.controls)
@@ -192,6 +196,23 @@ def report(folder: RunFolder, *, progress: Progress) -> Path:
     page = write_report(folder.path)
     progress.say(f"report: {page}")
     return page
+
+
+def require_trained(folder: RunFolder) -> None:
+    """Refuse a run with stages left to train, which would take hours where minutes were expected.
+
+    Raises:
+        RunError: names the first of them.
+    """
+    for stage in folder.recipe.stages:
+        if not _is_trained(folder, stage):
+            raise RunError(
+                "this run is not trained yet",
+                where=str(folder.path),
+                expected="every stage of its recipe",
+                got=f"stage {stage.name} is not finished",
+                fix=f"radvqa train {folder.path}",
+            )
 
 
 def read_samples(folder: RunFolder, *, progress: Progress) -> dict[tuple[str, Split], list[VqaSample]]:
@@ -412,17 +433,27 @@ def _look(
     return lines
 
 
-def _write_provenance(folder: RunFolder, vlm: Vlm, recipe: Recipe) -> None:
+def _write_provenance(folder: RunFolder, vlm: Vlm, *, progress: Progress) -> None:
+    """Write ``provenance.json`` for this process; what earlier ones were stays in it under ``earlier_starts``."""
+    recipe, path = folder.recipe, folder.file("provenance.json")
     sources = [path for adapter in _adapters(recipe).values() for path in adapter.sources() if path.is_file()]
     extra = {
         "checkpoint": vlm.name,
+        "weights": vlm.digest,
         "device": str(vlm.device),
         "compute_dtype": str(vlm.compute_dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "seed": recipe.seed,
         "layout": vlm.layout,
     }
-    write_json(folder.file("provenance.json"), collect_provenance(files=sources, extra=extra))
+    now = collect_provenance(files=sources, extra=extra)
+    before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    starts = list(before.get("earlier_starts", []))
+    if before and any(before.get(name) != value for name, value in process_start().items()):
+        starts.append({name: before.get(name) for name in process_start()})
+        if before.get("git") != now["git"]:
+            progress.say("note: the code of radvqa is not that of the start before; provenance.json tells both")
+    write_json(path, {**now, "earlier_starts": starts})
 
 
 def _publish_weights(folder: RunFolder, vlm: Vlm, last_stage: Path) -> None:

@@ -159,6 +159,12 @@ class Stage(_Section):
             raise ValueError("nothing would learn: set projector: true or give lora")
         return self
 
+    def length_in_updates(self, rows: int) -> int:
+        """Optimiser updates of this stage on so many rows, at least one."""
+        if self.updates is not None:
+            return self.updates
+        return max(1, round((self.epochs or 0.0) * rows / self.batch_size))
+
 
 class Evaluate(_Section):
     """Which answers are generated and scored."""
@@ -170,7 +176,7 @@ class Evaluate(_Section):
     max_new_tokens: int = Field(default=24, ge=1)
     """Longest answer in tokens; longer ones are cut and counted as unfinished."""
     batch_size: int = Field(default=8, ge=1)
-    """Images per generation step."""
+    """Rows per generation step: questions, or images in the shared-image layout."""
     limit: int | None = Field(default=None, ge=1)
     """Only the first images of the split; absent for all. The report says so."""
     controls: tuple[Literal["blank", "shuffled"], ...] = ("blank", "shuffled")
@@ -200,7 +206,7 @@ class Recipe(_Section):
     output: Path = Path("runs")
     """Folder under which the run folder is made."""
     model: Model = Model()
-    """The base model."""
+    """The base model; a checkpoint alone may stand here (`model: embedded`)."""
     datasets: Mapping[Name, Dataset] = Field(min_length=1)
     """Data sets by name."""
     stages: tuple[Stage, ...] = Field(min_length=1)
@@ -209,6 +215,12 @@ class Recipe(_Section):
     """The split that is answered and scored in the end."""
     explain: Explain = Explain()
     """The answers that get attention maps."""
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _a_checkpoint_alone(cls, value: Any) -> Any:
+        """``model: embedded`` is short for ``model: {checkpoint: embedded}``."""
+        return {"checkpoint": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _names_exist(self) -> "Recipe":

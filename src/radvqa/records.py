@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from platformdirs import user_cache_path
 from pydantic import TypeAdapter, ValidationError
 
 from radvqa.errors import DataError, RunError
@@ -101,12 +102,27 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise unwritable(path, error) from error
 
 
+def settle(unfinished: Path, folder: Path) -> None:
+    """Rename a finished folder into its place; where another process was first, its equal one stays.
+
+    Raises:
+        OSError: the folder is not there afterwards.
+    """
+    try:
+        unfinished.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+
+
 def unwritable(path: Path, error: OSError) -> RunError:
-    """The one message for a folder that is full, read-only or not a folder."""
+    """The one message for an output or cache folder that is full, read-only or not a folder."""
+    cached = path.absolute().is_relative_to(user_cache_path("radvqa"))
+    other = "point XDG_CACHE_HOME to another folder" if cached else "choose another folder with --set output=DIR"
     return RunError(
-        "cannot write to the output folder",
+        f"cannot write to the {'cache' if cached else 'output'} folder",
         where=str(path),
         expected="a writable folder with free space",
         got=error.strerror or str(error),
-        fix="free some space or choose another folder with --set output=DIR; everything written before is intact",
+        fix=f"free some space or {other}; everything written before is intact",
     )

@@ -66,8 +66,8 @@ class Prediction:
     """One generated answer beside its references.
 
     ``finished`` is False when the answer hit the token limit before its end token.
-    ``logprob`` is the sum of log-probabilities of the generated tokens, end token included; None where no model
-    answered.
+    ``token_ids`` are the generated tokens, end token included, and ``logprob`` is the sum of their log-probabilities;
+    empty and None where no model answered.
     """
 
     sample_id: str
@@ -79,6 +79,6 @@ class Prediction:
     text: str
     prompt_id: str
     finished: bool
-    tokens: int
+    token_ids: tuple[int, ...]
     logprob: float | None
     tags: Mapping[str, str] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from radvqa.cli import app as app_module
 from radvqa.cli.app import NOTICE, app
-from radvqa.errors import TrainError
+from radvqa.errors import RunError, TrainError
 from radvqa.recipe import load_recipe
 from radvqa.run.folder import RunFolder
 
@@ -69,6 +69,7 @@ class Pipeline:
     def __init__(self) -> None:
         self.calls: list[tuple[str, Any]] = []
         self.error: BaseException | None = None
+        self.untrained = False
 
     def run(self, recipe: Any, *, command: str, until: str, progress: Any) -> RunFolder:
         run = RunFolder.create(recipe, command=command)
@@ -78,6 +79,10 @@ class Pipeline:
 
     def train(self, run: RunFolder, *, progress: Any) -> None:
         self._note("train", run.path.name, progress)
+
+    def require_trained(self, run: RunFolder) -> None:
+        if self.untrained:
+            raise RunError("this run is not trained yet")
 
     def evaluate(self, run: RunFolder, *, progress: Any) -> None:
         self._note("evaluate", run.path.name, progress)
@@ -354,6 +359,13 @@ def test_evaluate_and_explain_renew_the_report(run: RunFolder, pipeline: Pipelin
         ("report", name),
     ]
     assert len(run.commands()) == 3
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "explain"])
+def test_an_untrained_run_is_not_trained_by_the_way(run: RunFolder, pipeline: Pipeline, verb: str) -> None:
+    pipeline.untrained = True
+    assert "not trained yet" in failed(call(verb, str(run.path)))
+    assert pipeline.calls == []
 
 
 def test_check_tells_facts_and_problems_as_json(folder: Path) -> None:

@@ -95,7 +95,7 @@ def test_predictions_carry_the_sample_and_survive_a_file(floor, prompt_id, tmp_p
     (prediction,) = floor(TRAIN, [sample])
     assert (prediction.sample_id, prediction.group_id, prediction.image_id) == ("s7", "g7", "i7")
     assert (prediction.references, prediction.answer_type, prediction.tags) == (("Heart",), "open", {"modality": "CT"})
-    assert (prediction.prompt_id, prediction.finished, prediction.tokens) == (prompt_id, True, 0)
+    assert (prediction.prompt_id, prediction.finished, prediction.token_ids) == (prompt_id, True, ())
     write_records(tmp_path / "floor.jsonl", [prediction])
     (read,) = read_records(tmp_path / "floor.jsonl", Prediction)
     assert read.logprob is None

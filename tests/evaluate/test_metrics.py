@@ -18,7 +18,7 @@ def answered(text, *references):
         text=text,
         prompt_id="p",
         finished=True,
-        tokens=1,
+        token_ids=(5, 1),
         logprob=-0.5,
     )
 

@@ -22,7 +22,7 @@ def shown(monkeypatch):
             for question in row.questions:
                 seen[question.sample_id] = vision.pixels[number].numpy()
                 ids.append(question.sample_id)
-        return [Answer(f"to {one}", True, 2, -0.5) for one in ids]
+        return [Answer(f"to {one}", True, (5, 1), -0.5) for one in ids]
 
     monkeypatch.setattr(Vlm, "answer", answer)
     return seen
@@ -46,7 +46,7 @@ def test_a_prediction_holds_its_sample(per_question, samples, store, shown):
     for one, sample in zip(run(per_question, samples, store), samples, strict=True):
         assert (one.group_id, one.image_id, one.question) == (sample.group_id, sample.image_id, sample.question)
         assert (one.references, one.answer_type, one.tags) == (sample.answers, sample.answer_type, sample.tags)
-        assert (one.prompt_id, one.finished, one.tokens, one.logprob) == (PROMPT_ID, True, 2, -0.5)
+        assert (one.prompt_id, one.finished, one.token_ids, one.logprob) == (PROMPT_ID, True, (5, 1), -0.5)
 
 
 def test_the_model_sees_the_sample_s_own_image(vlm, samples, store, shown):

@@ -22,7 +22,7 @@ def answered(number, text, reference, *, answer_type="closed", group="a", finish
         text=text,
         prompt_id="p",
         finished=finished,
-        tokens=1,
+        token_ids=(5, 1),
         logprob=-1.0,
         tags=tags,
     )

@@ -12,7 +12,7 @@ from radvqa.sample import Prediction
 from radvqa.train.pictures import StoredPictures
 
 
-def prediction(number, *, right=True, image="a", kind="Organ", text=None):
+def prediction(number, *, right=True, image="a", kind="Organ", text=None, token_ids=(9, 1)):
     return Prediction(
         sample_id=f"s{number}",
         group_id=image,
@@ -23,7 +23,7 @@ def prediction(number, *, right=True, image="a", kind="Organ", text=None):
         text=text if text is not None else "liver" if right else "kidney",
         prompt_id=PROMPT_ID,
         finished=True,
-        tokens=2,
+        token_ids=token_ids,
         logprob=-1.0,
         tags={"content_type": kind},
     )
@@ -70,7 +70,8 @@ def explained(request, vlm):
 def test_the_traced_pass_is_the_one_that_predicts_the_answer(explained, samples, store):
     """Logits of the traced rows equal those of training on this answer, whose tokens they predict."""
     vlm, sample = explained, samples[0]
-    trace, positions = trace_answer(vlm, sample, sample.answers[0], store)
+    ids = vlm.tokenizer(sample.answers[0]).input_ids
+    trace, positions = trace_answer(vlm, sample, ids, store)
     rows = vlm.rows([sample], answers=True)
     batch = vlm.batch(rows)
     with torch.no_grad():
@@ -83,14 +84,16 @@ def test_the_traced_pass_is_the_one_that_predicts_the_answer(explained, samples,
 
 
 def test_one_question_s_image_tokens_see_it_only_in_its_own_layout(vlm, samples, store):
-    trace, positions = trace_answer(vlm, samples[0], "Small", store)
+    trace, positions = trace_answer(vlm, samples[0], vlm.tokenizer("Small").input_ids, store)
     image_to_question = trace.fused[:, :16, 17 : positions.start + 1].sum()
     assert bool(image_to_question > 0) == (vlm.layout == "per_question")
 
 
 def test_a_case_says_what_it_shows(explained, samples, store, phantom, tmp_path):
     sample = samples[0]
-    answered = prediction(0, text=sample.answers[0].lower())
+    answer = sample.answers[0].lower()
+    ids = (*explained.tokenizer(answer).input_ids, explained.tokens.eos_id)
+    answered = prediction(0, text=answer, token_ids=ids)
     case = explain_sample(
         explained, sample, answered, store,
         alpha=0.5, regions=phantom.regions(sample.image_id), folder=tmp_path / "explain",
@@ -108,5 +111,17 @@ def test_a_case_says_what_it_shows(explained, samples, store, phantom, tmp_path)
 
 def test_an_empty_answer_has_nothing_to_explain(vlm, samples, store):
     with pytest.raises(DataError, match="no answer token to explain") as caught:
-        trace_answer(vlm, samples[0], "", store)
+        trace_answer(vlm, samples[0], (), store)
     assert caught.value.where == samples[0].sample_id
+
+
+def test_the_generated_tokens_are_explained_not_the_text_cut_anew(vlm, samples, store):
+    """The maps belong to what was generated: its most likely token at each place, whatever its text would cut into."""
+    rows = vlm.rows(samples[:1], answers=False)
+    vision = StoredPictures(store).vision(rows, update=0)
+    (answer,) = vlm.answer(vlm.batch(rows), vision, max_new_tokens=6)
+    ids = [token for token in answer.token_ids if token != vlm.tokens.eos_id]
+    trace, _ = trace_answer(vlm, samples[0], ids, store)
+    suppressed = [vlm.tokens.image_id, vlm.tokens.bos_id]
+    trace.logits[:, suppressed] = -torch.inf
+    assert trace.logits.argmax(-1).tolist() == ids

@@ -1,11 +1,14 @@
 """The model against transformers' own forward and generation, which is what a user without radvqa runs."""
 
+import json
+import shutil
 import warnings
 from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 from transformers import AutoTokenizer, PaliGemmaProcessor
@@ -14,6 +17,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from radvqa.errors import ModelError
 from radvqa.evaluate.predict import predict
 from radvqa.models.layout import Question, Row, additive_mask, attention_inputs, prompt_text, shared_image_mask
+from radvqa.models.opening import weights_digest
 from radvqa.models.vlm import Vision, load_network, part_of, trainable_counts
 from radvqa.train.pictures import FrozenFeatures, StoredPictures
 
@@ -136,7 +140,7 @@ def test_per_question_answers_equal_transformers_generate(per_question, native, 
     vlm = varied(per_question)
     ours = predict(vlm, samples, store, condition="model", max_new_tokens=9, batch_size=5, seed=0)
     groups = [[one] for one in samples] if side == "single" else [samples]
-    texts, lengths = [], []
+    texts, tokens = [], []
     for group in groups:
         inputs = native(group, answers=False, side="left")
         never = [vlm.tokens.image_id, vlm.tokens.bos_id]
@@ -145,9 +149,9 @@ def test_per_question_answers_equal_transformers_generate(per_question, native, 
             ended = vlm.tokens.eos_id in new
             used = new.index(vlm.tokens.eos_id) if ended else len(new)
             texts.append(vlm.tokenizer.decode(new[:used], skip_special_tokens=True).strip())
-            lengths.append((used + ended, ended))
+            tokens.append((tuple(new[: used + ended]), ended))
     assert [one.text for one in ours] == texts
-    assert [(one.tokens, one.finished) for one in ours] == lengths
+    assert [(one.token_ids, one.finished) for one in ours] == tokens
     assert len(set(texts)) > 3
     assert len({one.finished for one in ours}) == 2  # some end by themselves, some are cut
 
@@ -315,7 +319,7 @@ def test_answers_equal_repeated_full_forwards(vlm, seen, samples):
         ids, total = greedy(vlm, question, image, seen, steps=7)
         finished = ids[-1] == vlm.tokens.eos_id
         text = vlm.tokenizer.decode(ids[: len(ids) - finished], skip_special_tokens=True).strip()
-        assert (answer.text, answer.finished, answer.tokens) == (text, finished, len(ids))
+        assert (answer.text, answer.finished, answer.token_ids) == (text, finished, tuple(ids))
         assert answer.logprob == pytest.approx(total, abs=1e-4)
     assert len({answer.text for answer in answers}) > 3
     assert {answer.finished for answer in answers} == {True, False}
@@ -334,7 +338,7 @@ def test_image_and_bos_tokens_are_never_generated(vlm, seen, samples, name):
     vlm.base.lm_head.weight = nn.Parameter(weight, requires_grad=False)
     assert vlm.base.lm_head(states[0]).argmax(-1).eq(token).any()
     for answer in vlm.answer(batch, seen(batch), max_new_tokens=3):
-        assert answer.text  # special tokens are left out of texts: other tokens came instead
+        assert token not in answer.token_ids
         assert answer.logprob > -40  # and their share is taken of what can be generated
 
 
@@ -364,14 +368,14 @@ def test_an_answer_holds_what_was_generated_and_nothing_of_the_prompt(vlm, store
     for prediction in predict(vlm, samples, store, condition="model", max_new_tokens=20, batch_size=3, seed=0):
         assert prediction.text == "Brain stem"
         assert prediction.finished
-        assert prediction.tokens == len("Brain stem") + 1
+        assert len(prediction.token_ids) == len("Brain stem") + 1
         assert -0.1 < prediction.logprob <= 0
 
 
 def test_a_cut_answer_says_so(vlm, store, samples):
     saying(vlm, "Brain stem")
     found = predict(vlm, samples[:2], store, condition="model", max_new_tokens=5, batch_size=3, seed=0)
-    assert [(one.text, one.finished, one.tokens) for one in found] == [("Brain", False, 5)] * 2
+    assert [(one.text, one.finished, len(one.token_ids)) for one in found] == [("Brain", False, 5)] * 2
 
 
 def test_answers_need_a_batch_without_answers(vlm, seen, samples):
@@ -472,6 +476,48 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
         load_network(str(tmp_path))
     assert caught.value.where == str(tmp_path)
     assert "hf auth login" in caught.value.fix
+
+
+@pytest.fixture
+def copied(tiny_folder, tmp_path):
+    return shutil.copytree(tiny_folder, tmp_path / "copy")
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(copied):
+    state = load_file(copied / "model.safetensors")
+    lost = next(name for name in state if "language_model" in name and name.endswith("q_proj.weight"))
+    save_file({name: tensor for name, tensor in state.items() if name != lost}, copied / "model.safetensors")
+    with pytest.raises(ModelError, match="lacks weights") as caught:
+        load_network(str(copied))
+    assert "q_proj.weight" in caught.value.got
+
+
+def test_a_truncated_checkpoint_is_refused(copied):
+    file = copied / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ModelError, match="the checkpoint cannot be loaded"):
+        load_network(str(copied))
+
+
+@pytest.mark.parametrize(("place", "kind"), [((), "llava"), (("text_config",), "gemma2")])
+def test_another_kind_of_checkpoint_is_refused(copied, place, kind):
+    values = json.loads((copied / "config.json").read_text())
+    section = values
+    for key in place:
+        section = section[key]
+    section["model_type"] = kind
+    (copied / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ModelError, match="not supported yet") as caught:
+        load_network(str(copied))
+    assert kind in caught.value.got
+
+
+def test_the_digest_tells_weights_apart(copied, tiny_folder):
+    assert weights_digest(str(copied), None) == weights_digest(str(tiny_folder), None)
+    state = load_file(copied / "model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in state.items()}, copied / "model.safetensors")
+    assert weights_digest(str(copied), None) != weights_digest(str(tiny_folder), None)
+    assert weights_digest("lab/name", "abc") == "commit abc"
 
 
 def test_parameters_belong_to_parts(vlm):

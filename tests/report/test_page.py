@@ -92,7 +92,7 @@ def answer(samples, suffix):
                 text="" if not suffix and number == 7 else text,
                 prompt_id="paligemma-answer-en@1",
                 finished=bool(suffix) or number != 11,
-                tokens=3,
+                token_ids=(7, 8, 1),
                 logprob=None if suffix in ("_majority", "_question_only") else -0.7,
                 tags=sample.tags,
             )
@@ -339,8 +339,7 @@ LABELS = {
 def test_scores_are_those_of_the_summary(run, page, name):
     scores = json.loads((run / "summary.json").read_text())["conditions"][name]
     parts = [scores["overall"], scores["by_answer_type"]["closed"], scores["by_answer_type"]["open"]]
-    expected = [cell(part["metrics"]["exact_match"], as_percent) for part in parts]
-    expected.append(cell(scores["overall"]["metrics"]["token_f1"], as_percent))
+    expected = [cell(part["metrics"][metric], as_percent) for metric in ("exact_match", "token_f1") for part in parts]
     assert page.row("scores", LABELS[name]) == expected
     counts = [str(scores["overall"][key]) for key in ("samples", "empty", "unfinished")]
     assert page.row("counts", LABELS[name]) == counts
@@ -363,6 +362,7 @@ def test_slices_show_model_floor_and_blank(run, page, tag, value):
         cell(conditions[name]["by_tag"][tag][value]["metrics"]["exact_match"], as_percent)
         for name in ("model", "question_only", "blank")
     ]
+    scores.append(cell(members["metrics"]["token_f1"], as_percent))
     assert page.row("slices", value) == [str(members["samples"]), str(members["groups"]), *scores]
 
 

@@ -78,7 +78,8 @@ def test_the_verdict_names_the_layout():
 
 def test_the_verdict_tells_what_weakens_it():
     assert "training questions" in verdict(summary_with(split="train"))[-1]
-    assert "not an untouched test" in verdict(summary_with(split="val"), trained={"per_question"}, watched=True)[-1]
+    for split in ("val", "test"):
+        assert "not an untouched test" in verdict(summary_with(split=split), trained={"per_question"}, watched=True)[-1]
     scores = replace(summary_with().reference, overall=replace(ANY, empty=3, unfinished=2))
     weak = replace(summary_with(), conditions={"model": scores})
     assert "Empty answers: 3, answers cut at the token limit: 2" in verdict(weak)[-1]

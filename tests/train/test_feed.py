@@ -57,8 +57,3 @@ def test_the_question_limit_draws_anew_at_each_pass():
 def test_rows_within_the_limit_stay_whole(limit):
     some = feed(questions=4, limit=limit)
     assert all(row in some.rows for update in range(1, 5) for row in some.batch(update))
-
-
-@pytest.mark.parametrize(("epochs", "updates"), [(1, 2), (3, 7), (0.01, 1), (6, 14)])
-def test_updates_of_passes(epochs, updates):
-    assert feed().updates(epochs) == updates

@@ -66,7 +66,8 @@ def test_every_update_is_recorded(start):
     assert all(record.questions == 4 and record.seconds > 0 and record.grad_norm > 0 for record in records)
     rates = [record.learning_rate for record in records]
     assert rates[:2] == pytest.approx([5e-3, 1e-2])
-    assert rates[-1] == pytest.approx(0.0)
+    assert rates == sorted(rates[:2]) + sorted(rates[2:], reverse=True)
+    assert rates[-1] > 0
     assert [path.name for path in sorted((folder / "state").iterdir())] == [
         "update-00000004.safetensors",
         "update-00000006.safetensors",
@@ -86,7 +87,18 @@ def test_micro_batches_train_the_same(start):
     parts, other, _ = start("parts", lora=still, micro_batch_size=1)
     assert [one.loss for one in whole] == pytest.approx([one.loss for one in parts], abs=1e-4)
     assert [one.grad_norm for one in whole] == pytest.approx([one.grad_norm for one in parts], rel=1e-3)
-    assert weights.keys() == other.keys()
+    # Adam turns gradients near zero into full steps of either sign, so single weights may part by two rates an update.
+    for name, weight in weights.items():
+        assert float((weight - other[name]).abs().mean()) < 1e-4, name
+
+
+def test_environment_variables_of_accelerate_change_nothing(start, monkeypatch):
+    records, weights, _ = start("plain")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    others, other, _ = start("told")
+    assert timeless(others) == timeless(records)
+    assert all(torch.equal(weights[name], other[name]) for name in weights)
 
 
 def test_token_norm_weighs_long_answers_more(start):

@@ -1,7 +1,11 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
+from radvqa.data.imaging import ImageStore
+from radvqa.models.layout import Row
 from radvqa.train.pictures import AugmentedPictures, FrozenFeatures, StoredPictures, augment, distinct_images
 
 
@@ -62,3 +66,12 @@ def test_the_stored_picture_is_not_changed(rows, store):
     before = store.pixels(rows[0].image)
     AugmentedPictures(store, seed=1).vision(rows, update=4)
     assert np.array_equal(before, store.pixels(rows[0].image))
+
+
+def test_a_moved_picture_is_changed_alike(rows, store, tmp_path):
+    moved = tmp_path / "elsewhere.png"
+    shutil.copyfile(rows[0].image, moved)
+    other = ImageStore.build([moved], size=56, cache=tmp_path)
+    there = AugmentedPictures(other, seed=1).vision([Row(moved, rows[0].questions)], update=4).pixels
+    assert torch.equal(there[0], AugmentedPictures(store, seed=1).vision(rows[:1], update=4).pixels[0])
+    assert other.digest([moved]) == store.digest([rows[0].image])

@@ -2,9 +2,9 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from radvqa.errors import TrainError
+from radvqa.errors import RunError, TrainError
 from radvqa.models.vlm import trainable_counts
 from radvqa.recipe import Lora, Stage
 from radvqa.run.progress import Progress
@@ -123,10 +123,41 @@ def test_an_adapter_of_another_shape_is_refused(open_tiny, run):
         load_weights(open_tiny(), wide, folder, seed=1)
     vlm = open_tiny()
     prepare(vlm, LORA, projector=True, seed=1)
-    with pytest.raises(TrainError, match="another shape"):
-        prepare(vlm, Lora(rank=4, alpha=4), projector=True, seed=1)
+    for other in ({"rank": 4}, {"targets": "all-linear"}, {"parts": ("language_model",)}, {"dropout": 0.1}):
+        with pytest.raises(TrainError, match="another shape"):
+            prepare(vlm, LORA.model_copy(update=other), projector=True, seed=1)
+    prepare(vlm, LORA.model_copy(), projector=True, seed=1)
     with pytest.raises(TrainError, match="a stage without lora follows one with it"):
         prepare(vlm, None, projector=True, seed=1)
+
+
+@pytest.mark.parametrize("lost", ["lora_B", "multi_modal_projector"])
+def test_an_adapter_file_that_lacks_weights_is_refused(open_tiny, run, lost):
+    folder = run(open_tiny(), ADAPT)
+    file = folder / "adapter" / "adapter_model.safetensors"
+    state = load_file(file)
+    del state[next(name for name in state if lost in name)]
+    save_file(state, file)
+    with pytest.raises(TrainError, match="lacks weights of this stage") as caught:
+        load_weights(open_tiny(), ADAPT, folder, seed=1)
+    assert lost in caught.value.got
+
+
+def test_an_adapter_file_of_another_width_is_refused(open_tiny, run):
+    folder = run(open_tiny(), ADAPT)
+    file = folder / "adapter" / "adapter_model.safetensors"
+    save_file({name: tensor[:1].contiguous() for name, tensor in load_file(file).items()}, file)
+    with pytest.raises(TrainError, match="another shape than this model"):
+        load_weights(open_tiny(), ADAPT, folder, seed=1)
+
+
+@pytest.mark.parametrize("changed", ["base", "pictures"])
+def test_a_stage_goes_on_from_what_it_began_with_only(open_tiny, run, changed):
+    folder = run(open_tiny(), ALIGN)
+    noted = json.loads((folder / "made_from.json").read_text())
+    (folder / "made_from.json").write_text(json.dumps({**noted, changed: "sha256 0"}))
+    with pytest.raises(RunError, match=f"the {changed} of this stage changed"):
+        run(open_tiny(), ALIGN)
 
 
 @pytest.mark.parametrize(

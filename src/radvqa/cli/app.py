@@ -251,11 +251,12 @@ def _again(verb: str, path: Path, *, as_json: bool, quiet: bool, sample_ids: Seq
     progress = Progress(quiet)
     if verb == "train":
         pipeline.train(folder, progress=progress)
-    elif verb == "evaluate":
-        pipeline.evaluate(folder, progress=progress)
-        pipeline.report(folder, progress=progress)
     else:
-        pipeline.explain(folder, sample_ids=sample_ids, progress=progress)
+        pipeline.require_trained(folder)
+        if verb == "evaluate":
+            pipeline.evaluate(folder, progress=progress)
+        else:
+            pipeline.explain(folder, sample_ids=sample_ids, progress=progress)
         pipeline.report(folder, progress=progress)
     _print_result(folder, as_json=as_json)
 

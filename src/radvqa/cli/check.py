@@ -1,7 +1,6 @@
 """What can be known before a run: problems, all at once, and what the run would read and do. Without torch."""
 
 import inspect
-import math
 import shutil
 import tempfile
 from collections import Counter
@@ -249,10 +248,10 @@ def _stage(recipe: Recipe, stage: Stage, data: _Data) -> Finding:
         return Finding(subject=subject, fact="updates unknown: a data set cannot be read")
     shared = recipe.model.layout == "shared_image"
     rows = sum(size.images if shared else size.questions for size in known)
-    updates = math.ceil((stage.epochs or 0.0) * rows / stage.batch_size)
-    bound = "about" if shared or all(size.exact for size in known) else "at most"
+    bound = "" if all(size.exact for size in known) else "about " if shared else "at most "
     unit = "images" if shared else "questions"
-    fact = f"{bound} {updates} updates of {stage.batch_size} {unit}; learns {' and '.join(learns)}"
+    updates = stage.length_in_updates(rows)
+    fact = f"{bound}{updates:,} updates of {stage.batch_size} {unit}; learns {' and '.join(learns)}"
     return Finding(subject=subject, fact=fact)
 
 

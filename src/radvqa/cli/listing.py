@@ -18,7 +18,7 @@ SUMMARY = "summary.json"
 MODELS: tuple[Mapping[str, str], ...] = (
     {
         "checkpoint": "embedded",
-        "what": "small PaliGemma-style base of SigLIP and Gemma weights that come as Python packages; 112 or 224 px",
+        "what": "DINOv2-small and SmolLM2-135M from Python packages in PaliGemma's classes; 112 or 224 px",
     },
     {"checkpoint": "tiny", "what": "random weights of the same make, for tests: it knows nothing"},
     {

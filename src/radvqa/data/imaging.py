@@ -217,6 +217,10 @@ class ImageStore:
         """The hexadecimal SHA-256 of the picture file's bytes. Raises ``KeyError`` like ``pixels``."""
         return self._entries[str(path)].sha256
 
+    def digest(self, paths: Sequence[Path]) -> str:
+        """One SHA-256 over these picture files' bytes in this order, wherever they lie."""
+        return hashlib.sha256("".join(map(self.sha256, paths)).encode("ascii")).hexdigest()
+
 
 @dataclass(frozen=True, slots=True)
 class _StoreFiles:

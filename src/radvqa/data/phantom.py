@@ -19,7 +19,7 @@ from radvqa.data.phantom_anatomy import ORGANS
 from radvqa.data.phantom_image import Phantom, generator, render
 from radvqa.data.phantom_questions import QuestionQuota
 from radvqa.errors import DataError, RecipeError
-from radvqa.records import read_records, unwritable, write_records
+from radvqa.records import read_records, settle, unwritable, write_records
 from radvqa.sample import SPLITS, Region, Split, VqaSample
 
 GENERATOR_VERSION = 1
@@ -174,12 +174,7 @@ class PhantomDataset(DatasetAdapter):
                     self._generate_image(partial, split, index, quota=quota, samples=samples, regions=regions)
             write_records(partial / "samples.jsonl", samples)
             write_records(partial / "regions.jsonl", regions)
-            try:
-                partial.rename(folder)
-            except OSError:
-                # Another process was first; its folder holds the same bytes.
-                if not folder.is_dir():
-                    raise
+            settle(partial, folder)
         except OSError as error:
             raise unwritable(folder, error) from error
         finally:

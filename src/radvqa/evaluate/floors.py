@@ -128,7 +128,7 @@ def _prediction(sample: VqaSample, answer: str, *, prompt_id: str) -> Prediction
         text=answer,
         prompt_id=prompt_id,
         finished=True,
-        tokens=0,
+        token_ids=(),
         logprob=None,
         tags=sample.tags,
     )

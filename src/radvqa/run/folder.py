@@ -249,7 +249,7 @@ def list_runs(output: Path) -> list[RunEntry]:
             "no folder of runs here",
             where=str(output),
             got="a file" if output.exists() else "no such folder",
-            fix="make a run first (`radvqa run RECIPE`), or name the folder with --output",
+            fix="make a run first (`radvqa run RECIPE`), or name the folder with --folder",
         )
     entries = [_entry(path.parent) for path in sorted(output.glob(f"*/{RECIPE_FILE}"))]
     return sorted(entries, key=lambda entry: entry.started, reverse=True)

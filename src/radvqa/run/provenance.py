@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 def collect_provenance(*, files: Sequence[Path], extra: Mapping[str, Any]) -> dict[str, Any]:
     """Code version, packages, machine, file hashes and time, ready for ``write_json``.
 
-    ``git`` is None unless radvqa runs from a checkout of its own repository; ``packages`` lists the declared
-    dependencies, None for one that is not installed.
+    ``packages`` lists the declared dependencies, None for one that is not installed. For the rest see
+    ``process_start``.
 
     Args:
         files: hashed with SHA-256.
@@ -32,16 +33,27 @@ def collect_provenance(*, files: Sequence[Path], extra: Mapping[str, Any]) -> di
     """
     return {
         "radvqa": _version("radvqa"),
-        "git": git_state(_PACKAGE),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": cpu_model(),
         "cores": {"machine": os.cpu_count(), "usable": _usable_cores()},
         "packages": {name: _version(name) for name in core_dependencies()},
         "files": digest_files(files),
+        **process_start(),
+        **extra,
+    }
+
+
+@cache
+def process_start() -> dict[str, Any]:
+    """Time, command and code of this process as they were when first asked for; later edits on disk do not count.
+
+    ``git`` is None unless radvqa runs from a checkout of its own repository.
+    """
+    return {
         "time": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         "argv": list(sys.argv),
-        **extra,
+        "git": git_state(_PACKAGE),
     }
 
 

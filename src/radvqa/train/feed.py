@@ -19,10 +19,6 @@ class Feed:
         self._seed = seed
         self._questions_per_row = questions_per_row
 
-    def updates(self, epochs: float) -> int:
-        """How many updates ``epochs`` passes over the rows take, at least one."""
-        return max(1, round(epochs * len(self.rows) / self.batch_size))
-
     def batch(self, update: int) -> list[Row]:
         """The rows of update 1, 2, …; every row comes once per pass."""
         first = (update - 1) * self.batch_size

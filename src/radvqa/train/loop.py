@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import GradientAccumulationPlugin
 from torch import nn
 
 from radvqa.errors import TrainError
@@ -68,7 +69,12 @@ def train(
     """
     parameters = trainable_parameters(vlm.network)
     require_float32(parameters)
-    accelerator = Accelerator(cpu=vlm.device.type == "cpu")
+    # Both are stated because accelerate would otherwise take them from environment variables.
+    accelerator = Accelerator(
+        cpu=vlm.device.type == "cpu",
+        mixed_precision="no",
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+    )
     optimiser = torch.optim.AdamW(_groups(parameters, settings), betas=(0.9, 0.99))
     start = load_newest_state(folder / "state", parameters, optimiser)
     network, optimiser = accelerator.prepare(vlm.network, optimiser)

@@ -1,6 +1,5 @@
 """What the tower is given for a batch of rows: pixels, augmented pixels, or the features of a frozen tower."""
 
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -43,13 +42,12 @@ class AugmentedPictures:
     def vision(self, rows: Sequence[Row], *, update: int) -> Vision:
         """The rows' pixels, changed anew at every update."""
         paths, row_image = distinct_images(rows)
-        changed = [
-            augment(
-                self._store.pixels(path), np.random.default_rng((self._seed, update, zlib.crc32(str(path).encode())))
-            )
-            for path in paths
-        ]
+        changed = [augment(self._store.pixels(path), self._generator(path, update)) for path in paths]
         return Vision(row_image, pixels=torch.from_numpy(np.stack(changed)))
+
+    def _generator(self, path: Path, update: int) -> np.random.Generator:
+        """Keyed by the picture's bytes, so that a moved data folder changes nothing."""
+        return np.random.default_rng((self._seed, update, int(self._store.sha256(path)[:16], 16)))
 
 
 class FrozenFeatures:

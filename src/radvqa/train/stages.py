@@ -1,18 +1,18 @@
 """A stage of the recipe made real: which parts learn, on which rows, and what it leaves behind."""
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from radvqa.data.imaging import ImageStore
-from radvqa.errors import TrainError
+from radvqa.errors import RunError, TrainError
 from radvqa.models.layout import Row
-from radvqa.models.lora import adapted_modules, attach_lora
+from radvqa.models.lora import adapted_modules, attach_lora, target_pattern
 from radvqa.models.vlm import Vlm, trainable_counts
 from radvqa.recipe import Lora, Stage
 from radvqa.records import write_bytes, write_json
@@ -40,11 +40,13 @@ def run_stage(
     Raises:
         ModelError: the adapters reach other modules than they should.
         TrainError: nothing learns or the loss is not finite.
+        RunError: an earlier start of this stage had other pictures or another base.
     """
+    _require_same_start(folder, {"base": vlm.digest, "pictures": store.digest([row.image for row in rows])})
     prepare(vlm, stage.lora, projector=stage.projector, seed=seed)
     counts = trainable_counts(vlm.network)
     feed = Feed(rows, batch_size=stage.batch_size, seed=seed, questions_per_row=stage.questions_per_image)
-    updates = stage.updates if stage.updates is not None else feed.updates(stage.epochs or 1.0)
+    updates = stage.length_in_updates(len(rows))
     learning = ", ".join(f"{part} {count:,}" for part, count in counts.items() if count)
     progress.say(f"{stage.name}: {len(rows):,} rows, {updates:,} updates of {stage.batch_size}; trainable: {learning}")
     settings = Settings(
@@ -82,6 +84,24 @@ def run_stage(
     )
 
 
+def _require_same_start(folder: Path, inputs: Mapping[str, str]) -> None:
+    """Note what a stage is trained from, or refuse to go on when an earlier start noted something else."""
+    noted = folder / "made_from.json"
+    if not noted.is_file():
+        write_json(noted, dict(inputs))
+        return
+    before = json.loads(noted.read_text(encoding="utf-8"))
+    for name, digest in inputs.items():
+        if before.get(name) != digest:
+            raise RunError(
+                f"the {name} of this stage changed since its training began",
+                where=str(folder),
+                expected=str(before.get(name)),
+                got=digest,
+                fix="put the old files back, or start a run of its own with --set output=DIR",
+            )
+
+
 def prepare(vlm: Vlm, lora: Lora | None, *, projector: bool, seed: int) -> None:
     """Freeze everything but the adapters and, where wanted, the projector; attach adapters that are not there yet.
 
@@ -109,13 +129,16 @@ def prepare(vlm: Vlm, lora: Lora | None, *, projector: bool, seed: int) -> None:
             revision=vlm.revision,
             seed=seed,
         )
-    elif (attached.r, attached.lora_alpha) != (lora.rank, lora.alpha):
-        raise TrainError(
-            "the adapters of the stage before have another shape",
-            expected=f"rank {attached.r}, alpha {attached.lora_alpha}",
-            got=f"rank {lora.rank}, alpha {lora.alpha}",
-            fix="give all stages with lora the same section",
-        )
+    else:
+        wanted = (lora.rank, lora.alpha, lora.dropout, target_pattern(lora.parts, lora.targets))
+        there = (attached.r, attached.lora_alpha, attached.lora_dropout, attached.target_modules)
+        if wanted != there:
+            raise TrainError(
+                "the adapters of the stage before have another shape",
+                expected="rank {}, alpha {}, dropout {}, modules {}".format(*there),
+                got="rank {}, alpha {}, dropout {}, modules {}".format(*wanted),
+                fix="give all stages with lora the same section",
+            )
     for name, parameter in vlm.network.named_parameters():
         if "multi_modal_projector" in name:
             parameter.requires_grad_(projector and "modules_to_save" in name)
@@ -158,15 +181,34 @@ def load_weights(vlm: Vlm, stage: Stage, folder: Path, *, seed: int) -> None:
 
 
 def _load_adapter(vlm: Vlm, state: Mapping[str, torch.Tensor], file: Path) -> None:
-    from peft import set_peft_model_state_dict
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-    outcome: Any = set_peft_model_state_dict(vlm.network, dict(state))
-    if outcome.unexpected_keys:
+    again = "delete the run and repeat it"
+    wanted = get_peft_model_state_dict(vlm.network)
+    if unknown := sorted(state.keys() - wanted.keys()):
         raise TrainError(
             "the adapter has weights this model has no place for",
             where=str(file),
-            got=", ".join(list(outcome.unexpected_keys)[:3]),
+            got=f"{len(unknown)} of them, e.g. {unknown[0]}",
+            fix=again,
         )
+    if missing := sorted(wanted.keys() - state.keys()):
+        raise TrainError(
+            "the adapter lacks weights of this stage",
+            where=str(file),
+            expected=f"{len(wanted)} tensors",
+            got=f"{len(state)}; missing is {missing[0]}",
+            fix=again,
+        )
+    if other := [name for name in sorted(wanted) if state[name].shape != wanted[name].shape]:
+        raise TrainError(
+            "the adapter has weights of another shape than this model",
+            where=f"{file}, {other[0]}",
+            expected=str(tuple(wanted[other[0]].shape)),
+            got=str(tuple(state[other[0]].shape)),
+            fix=again,
+        )
+    set_peft_model_state_dict(vlm.network, dict(state))
 
 
 def _pictures(
