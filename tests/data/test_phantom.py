@@ -13,7 +13,7 @@ from radvqa.data import open_dataset, phantom
 from radvqa.data.phantom import PhantomDataset
 from radvqa.data.phantom_anatomy import FIRST_LESION, ORGANS, VIEWS
 from radvqa.data.phantom_image import CONTRAST_TO_NOISE_FLOOR, render
-from radvqa.data.phantom_questions import QuestionQuota
+from radvqa.data.phantom_questions import CONTENT_TYPES, QuestionQuota
 from radvqa.errors import DataError, RecipeError, RunError
 from radvqa.sample import SPLITS
 
@@ -321,7 +321,18 @@ def test_the_name_finds_the_adapter(tmp_path):
 
 
 def test_no_fact_is_asked_twice_of_an_image(phantoms):
-    quota = QuestionQuota()
+    quota = QuestionQuota(CONTENT_TYPES)
     for index, item in enumerate(phantoms):
         asked = quota.choose(item, count=40, rng=np.random.default_rng(index))
         assert len({question.text for question in asked}) == len(asked) > 0
+
+
+def test_only_the_wanted_content_types_are_asked(tmp_path):
+    wanted = ("Plane", "Modality")
+    data = PhantomDataset(count={"val": 12}, size=112, content_types=wanted, root=str(tmp_path))
+    samples = data.read("val").samples
+    assert {one.tags["content_type"] for one in samples} == set(wanted)
+    assert len(samples) > 24
+    for unusable in ((), ("Modality", "Colour")):
+        with pytest.raises(RecipeError, match="content_types"):
+            PhantomDataset(content_types=unusable)

@@ -17,7 +17,7 @@ from PIL import Image
 from radvqa.data.adapter import DatasetAdapter, Reading
 from radvqa.data.phantom_anatomy import ORGANS
 from radvqa.data.phantom_image import Phantom, generator, render
-from radvqa.data.phantom_questions import QuestionQuota
+from radvqa.data.phantom_questions import CONTENT_TYPES, QuestionQuota
 from radvqa.errors import DataError, RecipeError
 from radvqa.records import read_records, settle, unwritable, write_records
 from radvqa.sample import SPLITS, Region, Split, VqaSample
@@ -70,6 +70,7 @@ class PhantomDataset(DatasetAdapter):
         seed: int = 0,
         root: str | None = None,
         questions_per_image: int = 6,
+        content_types: tuple[str, ...] = CONTENT_TYPES,
     ) -> None:
         """Check the options; nothing is made before the first read.
 
@@ -79,6 +80,7 @@ class PhantomDataset(DatasetAdapter):
             seed: of images and questions; 0 or more.
             root: folder that holds the generated folders; default is the user's cache folder.
             questions_per_image: at most so many; the balance sometimes leaves fewer.
+            content_types: what is asked about, some of ``phantom_questions.CONTENT_TYPES``.
 
         Raises:
             RecipeError: an option is out of range.
@@ -103,6 +105,14 @@ class PhantomDataset(DatasetAdapter):
                     got=str(value),
                     fix=f"correct {name} under datasets",
                 )
+        if not content_types or (unknown := [one for one in content_types if one not in CONTENT_TYPES]):
+            raise RecipeError(
+                "the phantom option 'content_types' is wrong",
+                expected=f"some of {', '.join(CONTENT_TYPES)}",
+                got=", ".join(unknown) if content_types else "none",
+                fix="correct content_types under datasets",
+            )
+        self._content_types = tuple(one for one in CONTENT_TYPES if one in content_types)
         self._count: dict[Split, int] = {split: counts.get(split, 0) for split in SPLITS}
         self._size, self._seed, self._questions_per_image = size, seed, questions_per_image
         self._root = Path(root) if root is not None else platformdirs.user_cache_path("radvqa") / "phantom"
@@ -138,6 +148,7 @@ class PhantomDataset(DatasetAdapter):
             "seed": self._seed,
             "count": self._count,
             "questions_per_image": self._questions_per_image,
+            "content_types": self._content_types,
         }
         key = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:16]
         folder = self._root / key
@@ -169,7 +180,7 @@ class PhantomDataset(DatasetAdapter):
             samples: list[VqaSample] = []
             regions: list[ImageRegions] = []
             for split, number in self._count.items():
-                quota = QuestionQuota()
+                quota = QuestionQuota(self._content_types)
                 for index in range(number):
                     self._generate_image(partial, split, index, quota=quota, samples=samples, regions=regions)
             write_records(partial / "samples.jsonl", samples)

@@ -1,7 +1,7 @@
 """Questions about a phantom image, chosen so that a question's text does not give its answer away."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +23,7 @@ _WEIGHTS = {
     "Size": 3.0,
     "Color": 2.0,
 }
+CONTENT_TYPES = tuple(_WEIGHTS)
 _CLEARLY_LARGER = 1.2
 _CLEARLY_OFF_CENTRE = 0.05
 
@@ -257,13 +258,14 @@ class QuestionQuota:
     before it, never on those after.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, content_types: Collection[str]) -> None:
+        self._content_types = frozenset(content_types)
         self._used: dict[str, Counter[str]] = defaultdict(Counter)
 
     def choose(self, phantom: Phantom, *, count: int, rng: np.random.Generator) -> list[Asked]:
         """Up to ``count`` questions, fewer when the quota leaves no more; each fact is asked at most once."""
         pool: dict[tuple[AnswerType, str], list[Question]] = defaultdict(list)
-        questions = possible_questions(phantom)
+        questions = [one for one in possible_questions(phantom) if one.content_type in self._content_types]
         for place in rng.permutation(len(questions)):
             question = questions[int(place)]
             pool[question.answer_type, question.content_type].append(question)
