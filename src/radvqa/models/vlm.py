@@ -325,6 +325,7 @@ def load_network(
                 where=folder,
                 expected="paligemma with a gemma language model (PaliGemma 1)",
                 got=" with ".join(kind),
+                fix="take a PaliGemma 1 checkpoint, such as google/paligemma-3b-mix-448",
             )
         network, loading = PaliGemmaForConditionalGeneration.from_pretrained(
             folder,
