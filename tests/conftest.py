@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from radvqa.data.adapters.phantom import PhantomDataset
 from radvqa.data.imaging import ImageStore
-from radvqa.data.phantom import PhantomDataset
 from radvqa.sample import VqaSample
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The records that flow between layers: samples, regions, rejects, predictions.
+"""The records that flow between layers: samples, captions, regions, rejects, defects, predictions.
 
 All are frozen, keyword-only dataclasses; ``radvqa.records`` writes them as JSON Lines and validates them on reading.
 """
@@ -18,8 +18,12 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 class VqaSample:
     """One question about one image, with its accepted answers.
 
-    ``answers``: accepted references; the first one is trained on. ``answer_type``: as the data set states it.
+    ``answers``: accepted references; the first one is trained on.
+    ``answer_type``: as the data set states it; where it states none, ``answer_type_stated`` is False and yes/no
+    answers and multiple choice count as closed.
+    ``choices``: the offered answers of a multiple-choice question, in their order.
     ``group_id``: patient, case or image; the unit of splits and of the bootstrap.
+    ``link_id``: questions that ask the same in other words share it; ``""`` where the data set links none.
     ``tags``: modality, organ, content type and the like: for slices in reports, never shown to the model.
     """
 
@@ -32,7 +36,30 @@ class VqaSample:
     group_id: str
     split: Split
     language: str = "en"
+    answer_type_stated: bool = True
+    choices: tuple[str, ...] = ()
+    link_id: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptionedImage:
+    """One image with the text published beside it.
+
+    ``sample_id``: of the pair; a data set may give one image several captions.
+    ``withheld``: what is known of the case and gives answers away (title, diagnosis, findings, history): kept for the
+    audit, never an input of the model or of synthesis. ``tags`` and ``group_id`` are as in ``VqaSample``.
+    """
+
+    sample_id: str
+    image_id: str
+    image: Path
+    text: str
+    group_id: str
+    split: Split
+    language: str = "en"
+    tags: Mapping[str, str] = field(default_factory=dict)
+    withheld: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +80,26 @@ class Reject:
     """A row that was left out, and why. Rejects are counted, kept and reported; nothing is dropped silently.
 
     ``reason`` is a short machine name (``missing_image``), ``where`` a file and row, ``detail`` a sentence.
+    ``malformed``: the row breaks the layout of its data set; otherwise it is sound but was left out, because its image
+    is missing or something else was asked for.
     """
 
     sample_id: str
+    reason: str
+    where: str
+    detail: str
+    malformed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Defect:
+    """Something that is not as its layout promises, in a row that is used all the same or in a file beside the table.
+
+    ``subject`` is a sample or image id, ``reason`` a short machine name (``integer_answer``), ``where`` a file and row,
+    ``detail`` a sentence that says what was found and what was made of it.
+    """
+
+    subject: str
     reason: str
     where: str
     detail: str

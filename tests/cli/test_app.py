@@ -412,8 +412,8 @@ def test_lists_of_nothing(folder: Path) -> None:
 
 
 def test_listed_data_sets_agree_with_their_classes() -> None:
-    from radvqa.data.phantom import PhantomDataset
-    from radvqa.data.slake import SlakeDataset
+    from radvqa.data.adapters.phantom import PhantomDataset
+    from radvqa.data.adapters.slake import SlakeDataset
 
     rows = json.loads(call("list", "datasets", "--json").stdout)
     assert [(row["licence"], row["homepage"]) for row in rows] == [

@@ -121,7 +121,7 @@ def test_evaluating_the_training_split_is_a_leak(root: Path) -> None:
 
 
 def test_the_phantom_corpus_is_not_generated(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from radvqa.data.phantom import PhantomDataset
+    from radvqa.data.adapters.phantom import PhantomDataset
 
     def never(self: PhantomDataset, folder: Path) -> None:
         raise AssertionError("generated")

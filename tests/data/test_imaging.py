@@ -390,7 +390,7 @@ def test_the_array_is_a_plain_npy_file(pictures: list[Path], tmp_path: Path) -> 
 
 
 def test_opening_images_loads_no_torch() -> None:
-    code = "import sys, radvqa.data.slake, radvqa.data.imaging; sys.exit('torch' in sys.modules)"
+    code = "import sys, radvqa.data.adapters.slake, radvqa.data.imaging; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from radvqa.data import open_dataset
-from radvqa.data.phantom import PhantomDataset
+from radvqa.data.adapters.phantom import PhantomDataset
 from radvqa.errors import RecipeError
 
 OWN = """

@@ -9,8 +9,9 @@ from PIL import Image
 from scipy import ndimage
 from skimage.measure import label as connected_components
 
-from radvqa.data import open_dataset, phantom
-from radvqa.data.phantom import PhantomDataset
+from radvqa.data import open_dataset
+from radvqa.data.adapters import phantom
+from radvqa.data.adapters.phantom import PhantomDataset
 from radvqa.data.phantom_anatomy import FIRST_LESION, ORGANS, VIEWS
 from radvqa.data.phantom_image import CONTRAST_TO_NOISE_FLOOR, render
 from radvqa.data.phantom_questions import CONTENT_TYPES, QuestionQuota

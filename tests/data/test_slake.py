@@ -9,7 +9,7 @@ from PIL import Image
 from slake_folder import HEIGHT, WIDTH, label_map, row, write_folder, write_image, write_table
 
 from radvqa.data import open_dataset
-from radvqa.data.slake import SlakeDataset
+from radvqa.data.adapters.slake import SlakeDataset
 from radvqa.errors import DataError, RecipeError
 from radvqa.records import read_records, write_records
 from radvqa.sample import Region, VqaSample

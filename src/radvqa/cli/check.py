@@ -149,7 +149,7 @@ def is_generated(entry: Dataset) -> bool:
 
 
 def _phantom_size(entry: Dataset, split: Split) -> _Size:
-    from radvqa.data.phantom import DEFAULT_COUNT, PhantomDataset
+    from radvqa.data.adapters.phantom import DEFAULT_COUNT, PhantomDataset
 
     per_image = entry.options.get("questions_per_image", _default(PhantomDataset, "questions_per_image"))
     images = int((entry.options.get("count") or DEFAULT_COUNT).get(split, 0))

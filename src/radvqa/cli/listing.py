@@ -132,9 +132,9 @@ def _estimate(estimate: Mapping[str, float | None]) -> str:
 
 
 def _dataset(name: str) -> dict[str, str]:
-    spec = find_spec(f"radvqa.data.{name}")
+    spec = find_spec(f"radvqa.data.adapters.{name}")
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"radvqa.data.{name}")
+        raise ModuleNotFoundError(f"radvqa.data.adapters.{name}")
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
     adapter = next(
         node

@@ -1,9 +1,12 @@
-"""Data sets, one per file, found by convention: ``radvqa.data.<name>`` or a dotted name of the user's own module."""
+"""Data sets, one per file of ``radvqa.data.adapters``, or brought by other packages and the user's own modules."""
 
 import inspect
 import json
+import pkgutil
 from collections.abc import Mapping
 from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -11,14 +14,21 @@ from pydantic import TypeAdapter, ValidationError
 from radvqa.data.adapter import DatasetAdapter
 from radvqa.errors import DataError, RecipeError
 
-DATASETS: tuple[str, ...] = ("phantom", "slake")
+ENTRY_POINTS = "radvqa.datasets"
+"""Group under which an installed package names its adapters: ``my_set = "my_package.my_set:MyDataset"``."""
+
+DATASETS: tuple[str, ...] = tuple(
+    sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent / "adapters")]))
+)
+"""The built-in data sets: the modules of ``radvqa.data.adapters``."""
 
 
 def open_dataset(adapter: str, options: Mapping[str, Any], *, name: str | None = None) -> DatasetAdapter:
     """The adapter called ``adapter``, made with ``options`` (its constructor's keyword arguments).
 
     Args:
-        adapter: a name in ``DATASETS``, or the dotted name of a module with ``ADAPTER = <class>``.
+        adapter: a name in ``DATASETS``, one that an installed package registers under ``ENTRY_POINTS``, or the dotted
+            name of a module with ``ADAPTER = <class>``.
         options: plain values as a recipe holds them; each must fit the annotation of its argument.
         name: of the entry under ``datasets``, for messages.
 
@@ -27,7 +37,7 @@ def open_dataset(adapter: str, options: Mapping[str, Any], *, name: str | None =
         DataError: the data folder is missing or empty.
     """
     where = f"datasets.{name or 'NAME'}"
-    factory = _adapter_class(adapter, where)
+    factory = adapter_class(adapter, where=where)
     known = inspect.signature(factory).parameters
     if unknown := [option for option in options if option not in known]:
         raise RecipeError(
@@ -58,19 +68,39 @@ def open_dataset(adapter: str, options: Mapping[str, Any], *, name: str | None =
     return factory(**values)
 
 
-def _adapter_class(adapter: str, where: str) -> type[DatasetAdapter]:
-    own = "." in adapter
-    if adapter not in DATASETS and not (own and all(part.isidentifier() for part in adapter.split("."))):
-        raise RecipeError(
-            f"no data set adapter is called {adapter!r}",
-            where=where,
-            expected=f"one of {', '.join(DATASETS)}, or the dotted name of your own module with ADAPTER = <class>",
-            got=repr(adapter)[:100],
-            fix="see `radvqa list datasets`",
-        )
-    module_name = adapter if own else f"radvqa.data.{adapter}"
+def adapter_names() -> tuple[str, ...]:
+    """Names of all adapters that need no dotted name: built in, then those of installed packages."""
+    foreign = sorted({point.name for point in entry_points(group=ENTRY_POINTS)} - set(DATASETS))
+    return (*DATASETS, *foreign)
+
+
+def adapter_class(adapter: str, *, where: str) -> type[DatasetAdapter]:
+    """The class called ``adapter``, as ``open_dataset`` finds it; a built-in name wins over one of a package.
+
+    Raises:
+        RecipeError: there is no such adapter; ``where`` is named in the message.
+    """
+    if adapter in DATASETS:
+        return _checked(_imported(f"radvqa.data.adapters.{adapter}", where), adapter, where)
+    for point in entry_points(group=ENTRY_POINTS):
+        if point.name == adapter:
+            module_name, _, attribute = point.value.partition(":")
+            module = _imported(module_name, where)
+            return _checked(module, adapter, where, attribute=attribute or "ADAPTER")
+    if "." in adapter and all(part.isidentifier() for part in adapter.split(".")):
+        return _checked(_imported(adapter, where), adapter, where)
+    raise RecipeError(
+        f"no data set adapter is called {adapter!r}",
+        where=where,
+        expected=f"one of {', '.join(adapter_names())}, or the dotted name of your own module with ADAPTER = <class>",
+        got=repr(adapter)[:100],
+        fix="see `radvqa list datasets`",
+    )
+
+
+def _imported(module_name: str, where: str) -> Any:
     try:
-        module = import_module(module_name)
+        return import_module(module_name)
     except (ImportError, SyntaxError) as error:
         raise RecipeError(
             f"the adapter module {module_name!r} cannot be imported",
@@ -78,13 +108,16 @@ def _adapter_class(adapter: str, where: str) -> type[DatasetAdapter]:
             got=str(error),
             fix="check the dotted name; the module must be on PYTHONPATH",
         ) from error
-    factory = getattr(module, "ADAPTER", None)
+
+
+def _checked(module: Any, adapter: str, where: str, *, attribute: str = "ADAPTER") -> type[DatasetAdapter]:
+    factory = getattr(module, attribute, None)
     if not (isinstance(factory, type) and issubclass(factory, DatasetAdapter)):
         raise RecipeError(
-            f"the module {module_name!r} is no data set adapter",
+            f"the module {module.__name__!r} is no data set adapter",
             where=where,
-            expected="ADAPTER = <class>, a subclass of radvqa.DatasetAdapter",
-            got="no ADAPTER" if factory is None else f"ADAPTER = {factory!r:.100}",
+            expected=f"{attribute} = <class>, a subclass of radvqa.DatasetAdapter",
+            got=f"no {attribute}" if factory is None else f"{attribute} = {factory!r:.100}",
             fix="add this line to the module, or correct the dotted name",
         )
     return factory
@@ -106,4 +139,4 @@ def _converted(value: Any, annotation: Any, *, adapter: str, where: str) -> Any:
         ) from error
 
 
-__all__ = ["DATASETS", "DataError", "DatasetAdapter", "open_dataset"]
+__all__ = ["DATASETS", "DataError", "DatasetAdapter", "adapter_class", "adapter_names", "open_dataset"]

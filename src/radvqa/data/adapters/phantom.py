@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 import platformdirs
 from PIL import Image
 
-from radvqa.data.adapter import DatasetAdapter, Reading
+from radvqa.data.adapter import DatasetAdapter, Item
 from radvqa.data.phantom_anatomy import ORGANS
 from radvqa.data.phantom_image import Phantom, generator, render
 from radvqa.data.phantom_questions import CONTENT_TYPES, QuestionQuota
@@ -117,9 +117,13 @@ class PhantomDataset(DatasetAdapter):
         self._size, self._seed, self._questions_per_image = size, seed, questions_per_image
         self._root = Path(root) if root is not None else platformdirs.user_cache_path("radvqa") / "phantom"
 
-    def read(self, split: Split) -> Reading:
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that have images."""
+        return tuple(split for split in SPLITS if self._count[split])
+
+    def rows(self, split: Split) -> Iterator[Item]:
         """One split in image order; there are no rejects."""
-        return Reading(samples=tuple(sample for sample in self._samples if sample.split == split), rejects=())
+        return (sample for sample in self._samples if sample.split == split)
 
     def regions(self, image_id: str) -> tuple[Region, ...]:
         """Organs and lesions of one image, with boxes and mask values.
