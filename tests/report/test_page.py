@@ -14,8 +14,9 @@ from PIL import Image, ImageDraw
 
 from radvqa.errors import DataError, RunError
 from radvqa.evaluate.summary import compare_conditions, summarise
+from radvqa.html import thumbnail
 from radvqa.records import write_json, write_records, write_text
-from radvqa.report.page import spread, thumbnail, write_report
+from radvqa.report.page import spread, write_report
 from radvqa.sample import Prediction, VqaSample
 
 HOSTILE = '<script>alert("1")</script> & is this "CT"?'
@@ -504,7 +505,7 @@ def test_an_unfinished_stage_is_told(tmp_path):
 
 def test_thumbnails_are_small_jpegs(tmp_path):
     draw_picture(tmp_path / "large.png", 1, (1000, 500))
-    uri = thumbnail(tmp_path / "large.png").uri
+    uri = thumbnail(tmp_path / "large.png", side=256).uri
     kind, _, content = uri.partition(",")
     assert kind == "data:image/jpeg;base64"
     assert Image.open(BytesIO(base64.b64decode(content))).size == (256, 128)

@@ -70,10 +70,11 @@ class DatasetAdapter(ABC):
         return iter(())
 
     @final
-    def records(self, split: Split) -> Iterator[Item]:
+    def records(self, split: Split, *, missing: set[Path] | None = None) -> Iterator[Item]:
         """``rows``, where a record is replaced by a reject if its id was used before or its image is not there.
 
-        Streams: it remembers ids and image paths, not records. Raises ``DataError`` like ``rows``.
+        Streams: it remembers ids and image paths, not records. Given the set ``missing``, records without their image
+        are kept and the path of the image is added to it. Raises ``DataError`` like ``rows``.
         """
         seen: set[str] = set()
         present: dict[Path, bool] = {}
@@ -93,21 +94,23 @@ class DatasetAdapter(ABC):
             seen.add(item.sample_id)
             if item.image not in present:
                 present[item.image] = _is_file(item.image)
-            if present[item.image]:
-                yield item
-            else:
+            if not present[item.image] and missing is None:
                 yield Reject(
                     sample_id=item.sample_id,
                     reason="missing_image",
                     where=str(item.image),
                     detail=f"there is no file {item.image}",
                 )
+                continue
+            if not present[item.image] and missing is not None:
+                missing.add(item.image)
+            yield item
 
     @final
-    def read(self, split: Split) -> Reading:
+    def read(self, split: Split, *, missing: set[Path] | None = None) -> Reading:
         """``records`` of one split, all in memory and sorted by kind. Raises ``DataError`` like ``rows``."""
         found: dict[type, list[Any]] = {VqaSample: [], CaptionedImage: [], Reject: [], Defect: []}
-        for item in self.records(split):
+        for item in self.records(split, missing=missing):
             found[type(item)].append(item)
         return Reading(
             samples=tuple(found[VqaSample]),

@@ -3,20 +3,19 @@
 Only ``summary.json`` must be there. Every other file may be absent, and the section that needs it then says so.
 """
 
-import base64
 import hashlib
-import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 
-from radvqa.data.imaging import open_image, path_inside
+from radvqa.data.imaging import path_inside
 from radvqa.errors import DataError
 from radvqa.evaluate.metrics import exact_match
+from radvqa.html import Picture, data_uri, page_environment, reason, thumbnail
 from radvqa.records import write_bytes, write_text
 from radvqa.report.contents import (
     UNDEFINED,
@@ -51,14 +50,6 @@ CONDITIONS: Mapping[str, tuple[str, str]] = {
 
 EXAMPLES = 6
 THUMBNAIL_PIXELS = 256
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
-    """A picture as data URI, or the note that takes its place."""
-
-    uri: str | None = None
-    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,7 +209,7 @@ def _panel(folder: Path, name: str) -> Picture:
         path = path_inside(folder, name)
         return _png_picture(path.read_bytes())
     except (DataError, OSError) as error:
-        return Picture(note=f"The panel {name} cannot be shown: {_reason(error)}.")
+        return Picture(note=f"The panel {name} cannot be shown: {reason(error)}.")
 
 
 def _examples(folder: Path, summary: RunSummary) -> dict[str, list[Example]]:
@@ -243,7 +234,7 @@ def _example(prediction: Prediction, image: Path | None, floor: Prediction | Non
     if image is None:
         picture = Picture(note="The samples file of the run does not name a picture for this question.")
     else:
-        picture = thumbnail(image)
+        picture = thumbnail(image, side=THUMBNAIL_PIXELS)
     return Example(
         prediction=prediction,
         picture=picture,
@@ -252,39 +243,12 @@ def _example(prediction: Prediction, image: Path | None, floor: Prediction | Non
     )
 
 
-def thumbnail(path: Path) -> Picture:
-    """The picture with at most 256 pixels a side as JPEG data URI, or a note if the file cannot be read."""
-    try:
-        image = open_image(path)
-    except DataError as error:
-        return Picture(note=f"The picture {path.name} cannot be shown: {_reason(error)}.")
-    image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-    buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=85)
-    return Picture(uri=_data_uri(buffer.getvalue(), "image/jpeg"))
-
-
 def _png_picture(content: bytes) -> Picture:
-    return Picture(uri=_data_uri(content, "image/png"))
-
-
-def _data_uri(content: bytes, media_type: str) -> str:
-    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
-
-
-def _reason(error: DataError | OSError) -> str:
-    # Not the whole message: it holds absolute paths, which are nobody's business in a shared report.
-    return error.what if isinstance(error, DataError) else error.strerror or type(error).__name__
+    return Picture(uri=data_uri(content, "image/png"))
 
 
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("radvqa", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment("report")
     environment.filters.update(percent=percent, points=points, span=span, number=number, duration=duration)
     return environment
 
