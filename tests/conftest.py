@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from radvqa.data.adapters.phantom import PhantomDataset
-from radvqa.data.imaging import ImageStore
+from radvqa.data.image_store import ImageStore
 from radvqa.sample import VqaSample
 
 if TYPE_CHECKING:

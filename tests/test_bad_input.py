@@ -172,11 +172,11 @@ def only_foreign_questions(root: Path) -> None:
     ("spoil", "expected"),
     [
         (cut_picture, ["image file is truncated", "imgs/xmlab2/source.jpg", "fetch the file again"]),
-        (drop_key, ["row lacks the key 'content_type'", "validate.json, row 2, qid 4"]),
-        (lambda root: rewrite(root, answer=" "), ["bad answer", "row 2, qid 4", "text, not empty", "' '"]),
+        (drop_key, ["1 of 2 rows of the val split", "validate.json, row 2", "no 'content_type'", "1 missing_key"]),
+        (lambda root: rewrite(root, answer=" "), ["1 of 2 rows", "row 2: answer is empty", "1 empty_value"]),
         (
             lambda root: rewrite(root, img_name="../../secret/source.jpg"),
-            ["img_name leaves the data folder", "row 2, qid 4", "../../secret/source.jpg"],
+            ["row 2: img_name '../../secret/source.jpg' leaves the data folder", "1 path_leaves_folder"],
         ),
         (lambda root: rewrite(root, img_id=1), ["shares groups with a training split", "xmlab1"]),
         (lambda root: (root / "train.json").write_text("[{"), ["not valid JSON", "train.json"]),

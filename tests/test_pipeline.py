@@ -241,7 +241,7 @@ def test_the_documented_program_gives_the_run_s_answers_and_logits(finished, tmp
     import torch
 
     from radvqa import pipeline
-    from radvqa.data.imaging import ImageStore
+    from radvqa.data.image_store import ImageStore
     from radvqa.train.pictures import StoredPictures
 
     predictions = read_records(finished.file("predictions/val.jsonl"), Prediction)

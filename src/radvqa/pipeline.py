@@ -8,7 +8,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +16,11 @@ from typing import Any, Literal
 import torch
 from platformdirs import user_cache_path
 
-from radvqa.data import DatasetAdapter, open_dataset
+from radvqa.data import DatasetAdapter, open_entry
 from radvqa.data.adapter import Reading
-from radvqa.data.imaging import ImageStore
+from radvqa.data.image_store import ImageStore
+from radvqa.data.seen import seen_pictures
+from radvqa.data.splits import RegroupedDataset, splits_digest
 from radvqa.errors import DataError, RunError
 from radvqa.evaluate.floors import majority, question_only
 from radvqa.evaluate.metrics import exact_match
@@ -31,10 +33,11 @@ from radvqa.models.vlm import Vlm
 from radvqa.recipe import Recipe, Stage
 from radvqa.records import read_records, unwritable, write_json, write_records
 from radvqa.report.page import write_report
+from radvqa.run.engine import LocalEngine
 from radvqa.run.folder import RunFolder
 from radvqa.run.progress import Progress
 from radvqa.run.provenance import collect_provenance, digest_files, process_start
-from radvqa.sample import Prediction, Split, VqaSample
+from radvqa.sample import Prediction, Reject, Split, VqaSample
 from radvqa.train.stages import load_weights, run_stage
 
 Until = Literal["train", "evaluate", "explain", "report"]
@@ -90,7 +93,8 @@ def train(folder: RunFolder, *, progress: Progress) -> Vlm:
         if index <= last_to_do:
             rows = vlm.rows([one for name in stage.datasets for one in samples[name, "train"]], answers=True)
             watched = _first_images(samples[recipe.evaluate.dataset, recipe.evaluate.split], WATCHED_IMAGES)
-            store = _pictures(vlm, [row.image for row in rows] + [one.image for one in watched], progress=progress)
+            shown = [row.image for row in rows] + [one.image for one in watched]
+            store = _pictures(recipe, vlm, shown, progress=progress)
             run_stage(
                 vlm,
                 stage,
@@ -121,7 +125,7 @@ def evaluate(folder: RunFolder, *, vlm: Vlm | None = None, progress: Progress) -
     seen_in_training = [one for stage in recipe.stages for name in stage.datasets for one in samples[name, "train"]]
     own = samples.get((settings.dataset, "train"), [])
     vlm = vlm or train(folder, progress=progress)
-    store = _pictures(vlm, [one.image for one in asked], progress=progress)
+    store = _pictures(recipe, vlm, [one.image for one in asked], progress=progress)
     _write_provenance(folder, vlm, progress=progress)
     # If this is stopped half-way, the mark of an earlier evaluation must not vouch for a mixture of both.
     folder.forget("evaluate")
@@ -242,28 +246,35 @@ def read_samples(folder: RunFolder, *, progress: Progress) -> dict[tuple[str, Sp
     if folder.is_done("samples", sources):
         return {key: read_records(path, VqaSample) for key, path in files.items()}
     _require_unchanged(folder, sources)
-    index: dict[str, Any] = {}
-    samples: dict[tuple[str, Split], list[VqaSample]] = {}
+    readings: dict[tuple[str, Split], Reading] = {}
     for name, split in needed:
         progress.say(f"data: reading {name}, {split}")
         reading = adapters[name].read(split)
-        samples[name, split] = list(reading.samples)
+        progress.say(f"  {_told(_counts(reading))}")
+        # Before anything is refused, so that the user finds the rows.
+        write_records(folder.file(f"samples/{name}-{split}.rejects.jsonl"), reading.rejects)
+        reading.require_sound(name, split, most_malformed=recipe.most_malformed)
+        readings[name, split] = reading
+    samples = {key: list(reading.samples) for key, reading in readings.items()}
+    _require_disjoint(samples, evaluated)
+    if recipe.evaluate.seen_pictures != "allow":
+        readings = _without_seen(readings, evaluated, drop=recipe.evaluate.seen_pictures == "drop", progress=progress)
+    for (name, split), reading in readings.items():
         write_records(files[name, split], reading.samples)
         write_records(folder.file(f"samples/{name}-{split}.rejects.jsonl"), reading.rejects)
-        index[f"{name}-{split}"] = _counts(reading)
-        progress.say(f"  {_told(index[f'{name}-{split}'])}")
-        if not reading.samples:
-            raise DataError(
-                f"the {split} split of {name!r} has no usable question",
-                where=str(folder.file(f"samples/{name}-{split}.rejects.jsonl")),
-                expected="at least one",
-                got=_told(index[f"{name}-{split}"]),
-                fix="complete the data folder, or correct the entry under datasets",
-            )
-    _require_disjoint(samples, evaluated)
+        write_records(folder.file(f"samples/{name}-{split}.defects.jsonl"), reading.defects)
+    write_json(
+        folder.file("samples/splits.json"),
+        {
+            name: {"sha256": splits_digest(adapter.split_of_group), "split_of_group": adapter.split_of_group}
+            for name, adapter in adapters.items()
+            if isinstance(adapter, RegroupedDataset)
+        },
+    )
+    index = {f"{name}-{split}": _counts(reading) for (name, split), reading in readings.items()}
     write_json(folder.file("samples/index.json"), index)
     folder.mark_done("samples", sources)
-    return samples
+    return {key: list(reading.samples) for key, reading in readings.items()}
 
 
 def read_predictions(folder: RunFolder, condition: str = "model") -> list[Prediction]:
@@ -283,11 +294,7 @@ def _prediction_file(folder: RunFolder, condition: str) -> Path:
 
 def _adapters(recipe: Recipe) -> dict[str, DatasetAdapter]:
     used = {recipe.evaluate.dataset, *(name for stage in recipe.stages for name in stage.datasets)}
-    return {
-        name: open_dataset(entry.adapter, entry.options, name=name)
-        for name, entry in recipe.datasets.items()
-        if name in used
-    }
+    return {name: open_entry(entry, name=name) for name, entry in recipe.datasets.items() if name in used}
 
 
 def _draw_cases(folder: RunFolder, vlm: Vlm, asked: Sequence[Prediction], *, progress: Progress) -> list[Case]:
@@ -295,7 +302,7 @@ def _draw_cases(folder: RunFolder, vlm: Vlm, asked: Sequence[Prediction], *, pro
     samples = read_samples(folder, progress=progress)[recipe.evaluate.dataset, recipe.evaluate.split]
     by_id = {sample.sample_id: sample for sample in samples}
     adapter = _adapters(recipe)[recipe.evaluate.dataset]
-    store = _pictures(vlm, [by_id[one.sample_id].image for one in asked], progress=progress)
+    store = _pictures(recipe, vlm, [by_id[one.sample_id].image for one in asked], progress=progress)
     cases = []
     with progress.track("attention maps", len(asked), unit="samples") as tick:
         for prediction in asked:
@@ -357,7 +364,8 @@ def _counts(reading: Reading) -> dict[str, Any]:
         "samples": len(reading.samples),
         "images": len({sample.image_id for sample in reading.samples}),
         "groups": len({sample.group_id for sample in reading.samples}),
-        "rejects": dict(Counter(reject.reason for reject in reading.rejects)),
+        "rejects": reading.reasons(),
+        "defects": dict(Counter(defect.reason for defect in reading.defects)),
     }
 
 
@@ -379,12 +387,54 @@ def _require_disjoint(samples: Mapping[tuple[str, Split], list[VqaSample]], eval
             )
 
 
+def _without_seen(
+    readings: Mapping[tuple[str, Split], Reading], evaluated: tuple[str, Split], *, drop: bool, progress: Progress
+) -> dict[tuple[str, Split], Reading]:
+    """The readings, without training groups of which a picture is evaluated; those become rejects.
+
+    Raises:
+        DataError: there are such pictures and ``drop`` is False, or nothing is left to train on.
+    """
+    asked = readings[evaluated].samples
+    result = dict(readings)
+    for key, reading in readings.items():
+        if key == evaluated:
+            continue
+        images = len({sample.image for sample in (*reading.samples, *asked)})
+        with progress.track(f"comparing images of {key[0]}", images, unit="images") as tick:
+            seen = seen_pictures(reading.samples, asked, LocalEngine(), done=tick)
+        if seen and not drop:
+            raise DataError(
+                f"{len(seen)} training images are evaluated ones",
+                where=f"{evaluated[0]}, {evaluated[1]} and {key[0]}, {key[1]}",
+                expected="no evaluated picture in training, as evaluate.seen_pictures: refuse demands",
+                got="; ".join(f"{one.trained.image_id} and {one.evaluated.image_id}: {one.how}" for one in seen[:5]),
+                fix="set evaluate.seen_pictures to drop to leave them out of training, or train on other data",
+            )
+        how = {one.trained.group_id: f"{one.trained.image_id} is evaluated: {one.how}" for one in seen}
+        kept = tuple(sample for sample in reading.samples if sample.group_id not in how)
+        dropped = tuple(
+            Reject(
+                sample_id=sample.sample_id,
+                reason="seen_in_evaluation",
+                where=f"{key[0]}, {key[1]}",
+                detail=how[sample.group_id],
+            )
+            for sample in reading.samples
+            if sample.group_id in how
+        )
+        progress.say(f"  {len(dropped):,} questions left out of {key[0]}, {key[1]}: their images are evaluated")
+        result[key] = replace(reading, samples=kept, rejects=(*reading.rejects, *dropped))
+        result[key].require_sound(*key, most_malformed=1.0)
+    return result
+
+
 def _first_images(samples: Sequence[VqaSample], limit: int | None) -> list[VqaSample]:
     kept = set(list(dict.fromkeys(sample.image_id for sample in samples))[:limit])
     return [sample for sample in samples if sample.image_id in kept]
 
 
-def _pictures(vlm: Vlm, paths: Sequence[Path], *, progress: Progress) -> ImageStore:
+def _pictures(recipe: Recipe, vlm: Vlm, paths: Sequence[Path], *, progress: Progress) -> ImageStore:
     cache = user_cache_path("radvqa") / "pictures"
     distinct = list(dict.fromkeys(paths))
     with progress.track("decoding images", len(distinct), unit="images") as tick:
@@ -395,7 +445,8 @@ def _pictures(vlm: Vlm, paths: Sequence[Path], *, progress: Progress) -> ImageSt
             tick(done - told)
             told = done
 
-        return ImageStore.build(distinct, size=vlm.image_size, cache=cache, progress=seen)
+        aspect = recipe.model.aspect
+        return ImageStore.build(distinct, size=vlm.image_size, aspect=aspect, cache=cache, progress=seen)
 
 
 def _is_trained(folder: RunFolder, stage: Stage) -> bool:

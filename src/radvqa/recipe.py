@@ -17,6 +17,7 @@ from radvqa.sample import Split
 
 PartName = Literal["vision_encoder", "projector", "language_model"]
 Layout = Literal["per_question", "shared_image"]
+Aspect = Literal["squash", "pad"]
 # Names become names of files, which may have 255 bytes with what is put around them.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 
@@ -51,6 +52,9 @@ class Model(_Section):
     layout: Layout = "per_question"
     """`per_question`: PaliGemma's own layout and prefix-LM mask, one row per question. `shared_image`: one row per
     image with all its questions; image tokens then do not see the questions. Training and evaluation use the same."""
+    aspect: Aspect = "squash"
+    """How a picture becomes the model's square. `squash`: resized, its aspect ratio is lost; so PaliGemma was trained.
+    `pad`: the longer side fills the square, and the picture lies centred on black."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of torch; all cores when absent."""
     wheels: Path | None = None
@@ -71,12 +75,34 @@ class Model(_Section):
         return self
 
 
+class Splits(_Section):
+    """New splits of a data set, drawn by group (patient, case or image) from published ones."""
+
+    pool: tuple[Split, ...] = Field(default=("train",), min_length=1)
+    """Published splits whose rows are drawn from. Published splits outside the pool stay as they are."""
+    fractions: Mapping[Split, float] = Field(min_length=1)
+    """Share of the pool's rows per new split, such as `{train: 0.85, val: 0.15}`; the shares sum to 1."""
+    stratify_by: str | None = None
+    """A tag, such as `modality`, whose values should be spread over the splits alike."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Of the draw; apart from the run's seed, so that runs with other seeds have the same splits."""
+
+    @field_validator("fractions")
+    @classmethod
+    def _shares_sum_to_one(cls, fractions: Mapping[Split, float]) -> Mapping[Split, float]:
+        if any(share <= 0 for share in fractions.values()) or abs(sum(fractions.values()) - 1) > 1e-6:
+            raise ValueError("the fractions must be above 0 and sum to 1")
+        return fractions
+
+
 class Dataset(_Section):
-    """One data set; keys beside `adapter` are options of that adapter (see `radvqa list datasets`)."""
+    """One data set; other keys are options of its adapter (see `radvqa list datasets`)."""
 
     model_config = ConfigDict(extra="allow")
     adapter: str
-    """`phantom`, `slake`, or the dotted name of your own module."""
+    """A name of `radvqa list datasets`, or the dotted name of your own module."""
+    splits: Splits | None = None
+    """New splits by group; the published ones when absent."""
 
     @model_validator(mode="after")
     def _options_are_plain(self) -> "Dataset":
@@ -181,6 +207,10 @@ class Evaluate(_Section):
     """Only the first images of the split; absent for all. The report says so."""
     controls: tuple[Literal["blank", "shuffled"], ...] = ("blank", "shuffled")
     """The model on blank images and on images of other questions: what it knows without looking."""
+    seen_pictures: Literal["allow", "refuse", "drop"] = "allow"
+    """What to do where a training picture, of any data set, is an evaluated one: equal, nearly equal (thumbnails
+    correlate above 0.98) or of the same public id. `refuse` stops the run; `drop` leaves the whole group of such a
+    picture out of training, counted as rejects. Shared group ids are always refused."""
     slices: tuple[str, ...] = ("modality", "content_type")
     """Tags by which the scores are broken down."""
 
@@ -209,6 +239,8 @@ class Recipe(_Section):
     """The base model; a checkpoint alone may stand here (`model: embedded`)."""
     datasets: Mapping[Name, Dataset] = Field(min_length=1)
     """Data sets by name."""
+    most_malformed: float = Field(default=0.05, ge=0, lt=1)
+    """A split with a larger share of malformed rows stops the run; up to it they are left out and counted."""
     stages: tuple[Stage, ...] = Field(min_length=1)
     """Stages in order; each starts from what the one before left."""
     evaluate: Evaluate

@@ -159,19 +159,18 @@ def test_bad_entries_are_named(root: Path, entry: dict[str, Any], message: str) 
 
 OWN = """
 from pathlib import Path
-from radvqa.data.adapter import DatasetAdapter, Reading
+from radvqa.data.adapter import DatasetAdapter
 from radvqa.sample import VqaSample
 
 class Own(DatasetAdapter):
     licence = citation = homepage = "own"
 
-    def read(self, split):
-        sample = VqaSample(sample_id="a", image_id="a", image=Path("lost.png"), question="q", answers=("yes",),
-                           answer_type="closed", group_id=split, split=split)
-        return Reading(samples=(sample,), rejects=())
+    def splits(self):
+        return "train", "val"
 
-    def regions(self, image_id):
-        return ()
+    def rows(self, split):
+        yield VqaSample(sample_id="a", image_id="a", image=Path("lost.png"), question="q", answers=("yes",),
+                        answer_type="closed", group_id=split, split=split)
 
     def sources(self):
         return ()
@@ -187,7 +186,11 @@ def test_images_of_an_own_data_set_must_exist(root: Path, monkeypatch: pytest.Mo
     monkeypatch.syspath_prepend(root.parent)
     monkeypatch.chdir(root.parent)
     recipe = make_recipe(root, datasets={"slake": {"adapter": "hospital.own"}})
-    assert whats(recipe) == [f"1 images of the {split} split of 'slake' are missing" for split in ("train", "val")]
+    found = problems(check(recipe))
+    assert [one.what for one in found] == [
+        f"the {split} split of 'slake' has no usable question" for split in ("train", "val")
+    ]
+    assert [one.got for one in found] == ["1 missing_image", "1 missing_image"]
     (root.parent / "lost.png").write_text("")
     assert whats(recipe) == []
 

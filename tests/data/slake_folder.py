@@ -2,10 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 WIDTH, HEIGHT = 24, 16
@@ -30,10 +33,24 @@ def row(qid: int, **changes: Any) -> dict[str, Any]:
     return {"img_name": f"xmlab{values['img_id']}/source.jpg", **values}
 
 
-def write_table(root: Path, name: str, rows: Any) -> Path:
+def write_table(root: Path, name: str, rows: Any, *, ascii_only: bool = False) -> Path:
+    """A JSON list; ``ascii_only`` escapes all else, which is how a lone surrogate can stand in a file."""
     root.mkdir(parents=True, exist_ok=True)
     path = root / name
-    path.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    path.write_text(json.dumps(rows, ensure_ascii=ascii_only), encoding="utf-8")
+    return path
+
+
+def write_parquet(path: Path, rows: Sequence[tuple[str | None, str | None]]) -> Path:
+    """Questions and answers about one and the same small picture, as the hub stores them."""
+    picture = BytesIO()
+    Image.new("RGB", (WIDTH, HEIGHT), "gray").save(picture, "PNG")
+    image = {"bytes": picture.getvalue(), "path": None}
+    values = [{"image": image, "question": question, "answer": answer} for question, answer in rows]
+    fields = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    schema = pa.schema({"image": fields, "question": pa.string(), "answer": pa.string()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(values, schema=schema), path)
     return path
 
 

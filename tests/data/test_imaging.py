@@ -1,6 +1,4 @@
 import io
-import json
-import logging
 import struct
 import subprocess
 import sys
@@ -11,8 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from radvqa.data.imaging import ImageStore, open_image, open_unconverted, path_inside, squash, window_to_8_bit
-from radvqa.errors import DataError, RunError
+from radvqa.data.imaging import (
+    fit,
+    fitted_box,
+    open_image,
+    open_unconverted,
+    path_inside,
+    thumbnail,
+    window_to_8_bit,
+)
+from radvqa.errors import DataError
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "slake" / "Slake1.0" / "imgs"
 
@@ -206,7 +212,7 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path, side: int, warnings: st
     assert caught.value.where == str(path)
 
 
-# --- squash --------------------------------------------------------------------------------------------------------
+# --- squash and pad ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(512, 512), (300, 700), (90, 31), (224, 224), (1, 1)])
@@ -216,7 +222,7 @@ def test_squash_equals_the_stock_processor(shape: tuple[int, int], size: int) ->
 
     image = noise(*shape)
     stock = SiglipImageProcessorPil(size={"height": size, "width": size}, resample=3)
-    pixels = squash(image, size)
+    pixels = fit(image, size, aspect="squash")
     assert (pixels.shape, pixels.dtype) == ((size, size, 3), np.uint8)
     resized = stock(image, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"][0]
     assert np.array_equal(pixels, resized.transpose(1, 2, 0))
@@ -228,177 +234,54 @@ def test_squash_equals_the_stock_processor(shape: tuple[int, int], size: int) ->
 def test_squash_does_not_keep_the_aspect_ratio() -> None:
     left_half = np.zeros((10, 40, 3), dtype=np.uint8)
     left_half[:, :20] = 200
-    pixels = squash(Image.fromarray(left_half), 8)
+    pixels = fit(Image.fromarray(left_half), 8, aspect="squash")
     assert (pixels[:, :3] > 190).all() and (pixels[:, 5:] < 10).all()
 
 
-# --- store ---------------------------------------------------------------------------------------------------------
-
-
-def test_the_store_holds_the_squashed_pictures(pictures: list[Path], tmp_path: Path) -> None:
-    calls: list[tuple[int, int]] = []
-    store = ImageStore.build(
-        pictures, size=6, cache=tmp_path / "new" / "cache", progress=lambda *call: calls.append(call)
-    )
-    for path in pictures:
-        assert np.array_equal(store.pixels(path), squash(open_image(path), 6))
-    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert len(store.sha256(pictures[0])) == 64
-    store.pixels(pictures[0])[:] = 0
-    assert store.pixels(pictures[0]).any(), "a caller's change must not reach the store"
-    with pytest.raises(KeyError):
-        store.pixels(tmp_path / "other.png")
-
-
-def test_equal_files_share_a_row(pictures: list[Path], tmp_path: Path) -> None:
-    twin = tmp_path / "twin.png"
-    twin.write_bytes(pictures[2].read_bytes())
-    store = ImageStore.build([*pictures, twin, pictures[0]], size=4, cache=tmp_path / "cache")
-    assert len(store) == 4
-    assert np.array_equal(store.pixels(twin), store.pixels(pictures[2]))
-    assert store.sha256(twin) == store.sha256(pictures[2])
-
-
-def test_an_intact_store_is_opened_without_decoding(
-    pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("image_size", "box"),
+    [
+        ((100, 100), (0, 0, 8, 8)),
+        ((40, 10), (0, 3, 8, 2)),
+        ((10, 40), (3, 0, 2, 8)),
+        ((80, 30), (0, 2, 8, 3)),  # five rows of padding: the odd one is below
+        ((1000, 1), (0, 3, 8, 1)),
+        ((2, 1), (0, 2, 8, 4)),
+    ],
+)
+def test_pad_keeps_the_aspect_ratio_and_lies_centred_on_black(
+    image_size: tuple[int, int], box: tuple[int, int, int, int]
 ) -> None:
-    first = ImageStore.build(pictures, size=6, cache=tmp_path / "cache")
-    monkeypatch.setattr("radvqa.data.imaging.squash", lambda *_: pytest.fail("decoded again"))
-    calls: list[tuple[int, int]] = []
-    again = ImageStore.build(
-        pictures[::-1], size=6, cache=tmp_path / "cache", progress=lambda *call: calls.append(call)
-    )
-    assert again.key == first.key
-    assert np.array_equal(again.pixels(pictures[1]), first.pixels(pictures[1]))
-    assert calls == [(4, 4)]
-    assert not caplog.records
+    assert fitted_box(image_size, 8, aspect="pad") == box
+    x, y, width, height = box
+    pixels = fit(Image.new("L", image_size, 200), 8, aspect="pad")
+    assert (pixels[y : y + height, x : x + width] == 200).all()
+    assert np.count_nonzero(pixels) == width * height * 3
 
 
-@pytest.mark.parametrize("change", ["size", "bytes", "paths", "pillow"])
-def test_the_key_follows_everything_the_pixels_depend_on(
-    pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
-) -> None:
-    before = ImageStore.build(pictures, size=6, cache=tmp_path / "cache")
-    if change == "bytes":
-        noise(9, 9, seed=99).save(pictures[0])
-    if change == "pillow":
-        monkeypatch.setattr("PIL.__version__", "0.0")
-    paths = pictures[:3] if change == "paths" else pictures
-    after = ImageStore.build(paths, size=7 if change == "size" else 6, cache=tmp_path / "cache")
-    assert after.key != before.key
-    assert np.array_equal(after.pixels(pictures[0]), squash(open_image(pictures[0]), 7 if change == "size" else 6))
+def test_pad_and_squash_agree_on_squares() -> None:
+    image = noise(50, 50)
+    assert np.array_equal(fit(image, 24, aspect="pad"), fit(image, 24, aspect="squash"))
 
 
-@pytest.mark.parametrize("damage", ["bit", "short", "long", "no array", "no index", "bad index", "other index", "rows"])
-def test_a_damaged_store_is_built_again_with_a_warning(
-    pictures: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
-) -> None:
-    cache = tmp_path / "cache"
-    expected = ImageStore.build(pictures, size=6, cache=cache).pixels(pictures[0])
-    (array,), (index,) = cache.glob("*.npy"), cache.glob("*.json")
-    content = array.read_bytes()
-    described = json.loads(index.read_text())
-    match damage:
-        case "bit":
-            array.write_bytes(content[:-50] + bytes([content[-50] ^ 1]) + content[-49:])
-        case "short":
-            array.write_bytes(content[:-10])
-        case "long":
-            array.write_bytes(content + b"x")
-        case "no array":
-            array.unlink()
-        case "no index":
-            index.unlink()
-        case "bad index":
-            index.write_text("{")
-        case "other index":
-            index.write_text(json.dumps({**described, "key": "0"}))
-        case "rows":
-            described["images"][0]["row"], described["images"][1]["row"] = 1, 0
-            index.write_text(json.dumps(described))
-    with caplog.at_level(logging.WARNING):
-        store = ImageStore.build(pictures, size=6, cache=cache)
-    assert np.array_equal(store.pixels(pictures[0]), expected)
-    assert ["is damaged" in record.getMessage() for record in caplog.records] == [True]
-    assert array.read_bytes() == content
-    caplog.clear()
-    ImageStore.build(pictures, size=6, cache=cache)
-    assert not caplog.records
+# --- thumbnails ----------------------------------------------------------------------------------------------------
 
 
-def test_all_bad_pictures_are_reported_together(pictures: list[Path], tmp_path: Path) -> None:
-    bad = [tmp_path / f"bad{number}.png" for number in range(6)]
-    for number, path in enumerate(bad[:5]):
-        path.write_bytes(b"bad" if number < 2 else f"bad {number}".encode())  # two of them are equal
-    with pytest.raises(DataError) as caught:
-        ImageStore.build([*bad, *pictures], size=6, cache=tmp_path / "cache")
-    assert "6 of 10" in caught.value.what
-    where = str(caught.value.where)
-    assert all(path.name in where for path in bad[:5]) and bad[5].name not in where and "and 1 more" in where
-    assert not list((tmp_path / "cache").glob("*")) or not (tmp_path / "cache").exists()
+def test_a_thumbnail_holds_the_means_of_its_patches() -> None:
+    values = np.random.default_rng(0).integers(0, 256, (96, 144), dtype=np.uint8)
+    means = values.reshape(48, 2, 48, 3).mean(axis=(1, 3))
+    assert np.abs(thumbnail(Image.fromarray(values)).astype(float) - means).max() <= 1.0
 
 
-def test_undecodable_pictures_leave_no_store(pictures: list[Path], tmp_path: Path) -> None:
-    pictures[1].write_bytes(pictures[1].read_bytes()[:100])
-    pictures[3].write_bytes(b"")
-    with pytest.raises(DataError, match="2 of 4"):
-        ImageStore.build(pictures, size=6, cache=tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
-    noise(9, 9).save(pictures[3])
-    with pytest.raises(DataError, match="truncated") as caught:
-        ImageStore.build(pictures, size=6, cache=tmp_path / "cache")
-    assert caught.value.where == str(pictures[1])
-
-
-def test_no_pictures_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no pictures"):
-        ImageStore.build([], size=6, cache=tmp_path)
-
-
-def test_a_cache_that_cannot_be_written_is_a_run_error(pictures: list[Path], tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(RunError, match="image store"):
-        ImageStore.build(pictures, size=6, cache=tmp_path / "file" / "cache")
-
-
-def test_a_full_disk_leaves_nothing_behind(
-    pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(RunError, match="No space left"):
-        ImageStore.build(pictures, size=6, cache=tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_an_interrupted_build_leaves_no_store(pictures: list[Path], tmp_path: Path) -> None:
-    def interrupt(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        ImageStore.build(pictures, size=6, cache=tmp_path / "cache", progress=interrupt)
-    assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_the_array_is_a_plain_npy_file(pictures: list[Path], tmp_path: Path) -> None:
-    ImageStore.build(pictures, size=6, cache=tmp_path / "cache")
-    (array,) = (tmp_path / "cache").glob("*.npy")
-    loaded = np.load(io.BytesIO(array.read_bytes()))
-    assert (loaded.shape, loaded.dtype) == ((4, 6, 6, 3), np.uint8)
+def test_a_thumbnail_hardly_changes_with_size_and_compression() -> None:
+    ramp = np.linspace(0, 255, 240)
+    image = Image.fromarray((ramp[:, None] * 0.5 + ramp[None, :] * 0.5).astype(np.uint8))
+    buffer = io.BytesIO()
+    image.resize((200, 180)).save(buffer, format="JPEG", quality=60)
+    again = thumbnail(Image.open(buffer))
+    assert np.abs(again.astype(int) - thumbnail(image).astype(int)).mean() < 2.0
 
 
 def test_opening_images_loads_no_torch() -> None:
     code = "import sys, radvqa.data.adapters.slake, radvqa.data.imaging; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not REAL.is_dir(), reason="real SLAKE is not under shared/data")
-def test_the_store_of_the_published_images(tmp_path: Path) -> None:
-    paths = sorted(REAL.glob("*/source.jpg"))
-    store = ImageStore.build(paths, size=224, cache=tmp_path)
-    assert len(store) == 510
-    for path in paths[::100]:
-        assert np.array_equal(store.pixels(path), squash(open_image(path, root=REAL), 224))

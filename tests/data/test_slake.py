@@ -1,20 +1,25 @@
-import json
 import shutil
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mutated_rows import assert_writable, mutations
 from PIL import Image
-from slake_folder import HEIGHT, WIDTH, label_map, row, write_folder, write_image, write_table
+from slake_folder import HEIGHT, WIDTH, label_map, row, write_folder, write_image, write_parquet, write_table
 
 from radvqa.data import open_dataset
 from radvqa.data.adapters.slake import SlakeDataset
+from radvqa.data.tables import read_json_list
 from radvqa.errors import DataError, RecipeError
 from radvqa.records import read_records, write_records
-from radvqa.sample import Region, VqaSample
+from radvqa.sample import Defect, Region, Reject, VqaSample
 
-REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "slake" / "Slake1.0"
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+REAL = SHARED / "slake" / "Slake1.0"
+HUB = SHARED / "hf_samples"
 
 
 @pytest.fixture
@@ -28,10 +33,15 @@ def root(tmp_path: Path) -> Path:
     return write_folder(tmp_path / "Slake1.0", {"train.json": rows, "validate.json": [row(9)]})
 
 
-def read_one(root: Path, **changes: object) -> VqaSample:
-    write_table(root, "train.json", [row(0, **changes)])
-    (sample,) = SlakeDataset(str(root)).read("train").samples
-    return sample
+def rejected(root: Path, broken: object) -> Reject:
+    """The reject of a row that stands second in the table, between two sound ones that are read all the same."""
+    write_table(root, "train.json", [row(1), broken, row(2)], ascii_only=True)
+    reading = SlakeDataset(str(root)).read("train")
+    assert [sample.sample_id for sample in reading.samples] == ["slake-1", "slake-2"]
+    (reject,) = reading.rejects
+    assert reject.malformed
+    assert reject.where == f"{root / 'train.json'}, row 2"
+    return reject
 
 
 def test_rows_become_samples_in_file_order(root: Path) -> None:
@@ -58,14 +68,40 @@ def test_rows_left_out_are_counted_with_their_place(root: Path) -> None:
         ("slake-3", "other_language"),
         ("slake-5", "missing_image"),
     ]
-    assert rejects[1].where.endswith("train.json, row 3")
-    assert "xmlab2" in rejects[1].detail
+    assert rejects[0].where.endswith("train.json, row 2, qid 3")
+    assert rejects[1].where == str(root / "imgs" / "xmlab2" / "source.jpg")
+    assert not any(reject.malformed for reject in rejects)
+
+
+def test_white_space_inside_an_answer_is_collapsed_and_reported(root: Path) -> None:
+    assert SlakeDataset(str(root)).read("train").defects == (
+        Defect(
+            subject="slake-7",
+            reason="white_space_in_answer",
+            where=f"{root / 'train.json'}, row 1, qid 7",
+            detail="white space inside the answer ' Transverse  Plane ' was collapsed",
+        ),
+    )
 
 
 def test_chinese_is_read_on_request(root: Path) -> None:
     reading = SlakeDataset(str(root), language="zh").read("train")
     assert [(sample.language, sample.answers) for sample in reading.samples] == [("zh", ("肝",))]
     assert Counter(reject.reason for reject in reading.rejects) == {"other_language": 3}
+
+
+def test_both_languages_are_read_together_on_request(root: Path) -> None:
+    reading = SlakeDataset(str(root), language="all").read("train")
+    assert [(sample.sample_id, sample.language) for sample in reading.samples] == [
+        ("slake-7", "en"),
+        ("slake-3", "zh"),
+        ("slake-4", "en"),
+    ]
+    assert [reject.reason for reject in reading.rejects] == ["missing_image"]
+
+
+def test_the_audit_reads_both_languages() -> None:
+    assert SlakeDataset.audit_options == {"language": "all"}
 
 
 def test_samples_survive_a_records_file(root: Path, tmp_path: Path) -> None:
@@ -98,7 +134,7 @@ def test_the_licence_is_stated() -> None:
 
 
 def test_an_unknown_language_is_refused(root: Path) -> None:
-    with pytest.raises(RecipeError, match="one of en, zh"):
+    with pytest.raises(RecipeError, match="one of en, zh, all"):
         SlakeDataset(str(root), language="fr")
 
 
@@ -117,6 +153,18 @@ def test_a_folder_without_slake_is_refused(tmp_path: Path, state: str) -> None:
         SlakeDataset(str(folder))
     assert caught.value.where == str(folder)
     assert caught.value.got and caught.value.expected and caught.value.fix
+    assert not SlakeDataset.recognises(folder)
+
+
+def test_pictures_still_packed_are_to_be_unpacked(tmp_path: Path) -> None:
+    write_table(tmp_path, "train.json", [row(1)])
+    (tmp_path / "imgs.zip").write_bytes(b"PK")
+    with pytest.raises(DataError, match=r"unzip imgs\.zip"):
+        SlakeDataset(str(tmp_path))
+
+
+def test_the_official_folder_is_recognised(root: Path) -> None:
+    assert SlakeDataset.recognises(root)
 
 
 @pytest.mark.parametrize("split", ["test", "dev"])
@@ -140,62 +188,52 @@ def test_a_table_that_is_no_json_list_is_refused(root: Path, content: bytes) -> 
 
 
 @pytest.mark.parametrize("key", [key for key in row(0) if key != "triple"])
-def test_a_missing_key_names_row_and_qid(root: Path, key: str) -> None:
+def test_a_row_without_a_key_is_a_reject(root: Path, key: str) -> None:
     broken = row(8)
     del broken[key]
-    write_table(root, "train.json", [row(1), broken])
-    with pytest.raises(DataError, match=repr(key)) as caught:
-        SlakeDataset(str(root)).read("train")
-    assert caught.value.where is not None
-    assert "train.json, row 2, qid" in caught.value.where
-    if key != "qid":
-        assert caught.value.where.endswith("qid 8")
+    reject = rejected(root, broken)
+    assert reject.reason == "missing_key"
+    assert f"no {key!r}" in reject.detail
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
+    ("key", "value", "reason"),
     [
-        ("answer", ""),
-        ("answer", " \t"),
-        ("answer", 3),
-        ("answer", None),
-        ("answer", "\ud800"),
-        ("question", ""),
-        ("question", ["Is it?"]),
-        ("answer_type", "YES/NO"),
-        ("answer_type", "closed"),
-        ("q_lang", None),
-        ("modality", 1),
-        ("location", ""),
-        ("qid", "8"),
-        ("qid", True),
-        ("qid", 1.5),
-        ("qid", -1),
-        ("img_id", "1"),
-        ("img_name", {"path": "xmlab1/source.jpg"}),
+        ("answer", "", "empty_value"),
+        ("answer", " \t", "empty_value"),
+        ("answer", 3, "wrong_type"),
+        ("answer", None, "wrong_type"),
+        ("answer", "\ud800", "not_unicode"),
+        ("answer", "x" * 100_001, "too_long"),
+        ("question", "", "empty_value"),
+        ("question", ["Is it?"], "wrong_type"),
+        ("answer_type", "YES/NO", "unknown_value"),
+        ("answer_type", "closed", "unknown_value"),
+        ("q_lang", None, "wrong_type"),
+        ("modality", 1, "wrong_type"),
+        ("location", "", "empty_value"),
+        ("qid", "8", "wrong_type"),
+        ("qid", True, "wrong_type"),
+        ("qid", 1.5, "wrong_type"),
+        ("qid", -1, "out_of_range"),
+        ("img_id", "1", "wrong_type"),
+        ("img_name", {"path": "xmlab1/source.jpg"}, "wrong_type"),
     ],
 )
-def test_a_wrong_value_names_what_was_expected_and_got(root: Path, key: str, value: object) -> None:
-    broken = {**row(8), "img_name": "xmlab1/source.jpg", key: value}
-    (root / "train.json").write_text(json.dumps([row(1), broken]), encoding="utf-8")
-    with pytest.raises(DataError, match=f"(bad|unknown) {key}") as caught:
-        SlakeDataset(str(root)).read("train")
-    error = caught.value
-    assert error.where is not None
-    assert "train.json, row 2, qid" in error.where
-    assert error.expected and error.got and error.fix
+def test_a_row_with_a_wrong_value_is_a_reject(root: Path, key: str, value: object, reason: str) -> None:
+    reject = rejected(root, {**row(8), "img_name": "xmlab1/source.jpg", key: value})
+    assert reject.reason == reason
+    assert key in reject.detail
 
 
-def test_rows_that_are_no_objects_are_refused(root: Path) -> None:
-    write_table(root, "train.json", [row(1), [1, 2]])
-    with pytest.raises(DataError, match="row 2"):
-        SlakeDataset(str(root)).read("train")
+@pytest.mark.parametrize("value", [[1, 2], "row", 3, None])
+def test_what_is_no_object_is_a_reject(root: Path, value: object) -> None:
+    reject = rejected(root, value)
+    assert (reject.sample_id, reject.reason) == ("train.json:2", "not_an_object")
 
 
 def test_rows_of_the_other_language_are_checked_too(root: Path) -> None:
-    write_table(root, "train.json", [row(1, q_lang="zh", answer="")])
-    with pytest.raises(DataError, match="bad answer"):
-        SlakeDataset(str(root)).read("train")
+    assert rejected(root, row(3, q_lang="zh", answer="")).reason == "empty_value"
 
 
 def test_the_one_row_published_without_an_answer_is_a_reject(root: Path) -> None:
@@ -207,11 +245,11 @@ def test_the_one_row_published_without_an_answer_is_a_reject(root: Path) -> None
     assert [reject.reason for reject in reading.rejects] == ["empty_answer"]
 
 
-def test_a_repeated_qid_names_both_rows(root: Path) -> None:
-    write_table(root, "train.json", [row(1), row(2), row(1, q_lang="zh")])
-    with pytest.raises(DataError, match="row 3, qid 1") as caught:
-        SlakeDataset(str(root)).read("train")
-    assert "row 1" in str(caught.value.got)
+def test_a_repeated_qid_is_a_reject(root: Path) -> None:
+    write_table(root, "train.json", [row(1), row(2), row(1, question="Is the heart in view?")])
+    reading = SlakeDataset(str(root)).read("train")
+    assert [sample.question for sample in reading.samples] == ["Is the liver in view?"] * 2
+    assert [(reject.sample_id, reject.reason) for reject in reading.rejects] == [("slake-1", "repeated_id")]
 
 
 @pytest.mark.parametrize(
@@ -226,16 +264,25 @@ def test_a_repeated_qid_names_both_rows(root: Path) -> None:
         "xmlab1/\0source.jpg",
     ],
 )
-def test_an_image_outside_the_folder_is_refused(root: Path, name: str) -> None:
-    with pytest.raises(DataError, match="leaves the data folder") as caught:
-        read_one(root, img_name=name)
-    assert "row 1, qid 0" in str(caught.value.where)
+def test_an_image_outside_the_folder_is_a_reject(root: Path, name: str) -> None:
+    leaves = ".." in name or "\0" in name  # the others would lie inside, but are no picture of the row
+    assert rejected(root, row(8, img_name=name)).reason == ("path_leaves_folder" if leaves else "wrong_image")
 
 
 @pytest.mark.parametrize("name", ["xmlab1/mask.png", "xmlab2/source.jpg", "xmlab1/./source.jpg", "source.jpg"])
 def test_only_the_source_picture_of_the_row_is_an_image(root: Path, name: str) -> None:
-    with pytest.raises(DataError, match="do not agree"):
-        read_one(root, img_name=name)
+    reject = rejected(root, row(8, img_name=name))
+    assert reject.reason == "wrong_image"
+    assert "masks show the answer" in reject.detail
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(broken=mutations(row(8)), language=st.sampled_from(["en", "zh", "all"]))
+def test_every_row_becomes_one_record_or_one_reject(root: Path, broken: object, language: str) -> None:
+    write_table(root, "train.json", [broken], ascii_only=True)
+    reading = SlakeDataset(str(root), language=language).read("train")
+    assert len(reading.samples) + len(reading.rejects) == 1
+    assert_writable([*reading.samples, *reading.rejects, *reading.defects])
 
 
 @pytest.mark.parametrize("linked", ["file", "folder", "images"])
@@ -244,8 +291,10 @@ def test_a_link_out_of_the_folder_is_refused(root: Path, tmp_path: Path, linked:
     outside = tmp_path / "outside"
     shutil.move(inside, outside)
     inside.symlink_to(outside)
-    with pytest.raises(DataError, match="leaves the data folder"):
-        SlakeDataset(str(root)).read("train")
+    write_table(root, "train.json", [row(1)])
+    reading = SlakeDataset(str(root)).read("train")
+    assert {reject.reason for reject in reading.rejects} == {"path_leaves_folder"}
+    assert not reading.samples
     with pytest.raises(DataError, match="leaves the data folder"):
         SlakeDataset(str(root)).regions("xmlab1")
 
@@ -363,6 +412,66 @@ def test_an_unknown_image_has_no_regions(root: Path, image_id: str) -> None:
         SlakeDataset(str(root)).regions(image_id)
 
 
+def test_parquet_files_of_the_hub_are_read(tmp_path: Path) -> None:
+    rows = [("How many  organs?", " 2 "), ("Is it a CT?", "Yes"), (None, "No")]
+    train = write_parquet(tmp_path / "data" / "train-00000-of-00001.parquet", rows)
+    write_parquet(tmp_path / "data" / "validation-00000-of-00001.parquet", rows[:1])
+    dataset = SlakeDataset(str(tmp_path))
+    assert dataset.splits() == ("train", "val")
+    assert [path.name[:5] for path in dataset.sources()] == ["train", "valid"]
+    reading = dataset.read("train")
+    first, second = reading.samples
+    assert first.sample_id == "slake-train-00000-of-00001.parquet:1"
+    assert (first.answers, first.answer_type, second.answer_type) == (("2",), "open", "closed")
+    assert not first.answer_type_stated
+    assert first.image_id == first.group_id == second.image_id
+    assert first.image.read_bytes().startswith(b"\x89PNG")
+    assert [(reject.where, reject.reason) for reject in reading.rejects] == [(f"{train}, row 3", "wrong_type")]
+    assert dataset.regions(first.image_id) == ()
+    assert list(dataset.defects()) == []
+    with pytest.raises(DataError, match="'test'"):
+        dataset.read("test")
+
+
+def test_the_mended_white_space_of_parquet_answers_is_reported(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train.parquet", [("Which plane?", "Transverse  Plane")])
+    reading = SlakeDataset(str(tmp_path)).read("train")
+    assert reading.samples[0].answers == ("Transverse Plane",)
+    assert [defect.reason for defect in reading.defects] == ["white_space_in_answer"]
+
+
+def test_defects_beside_the_tables_are_found(tmp_path: Path) -> None:
+    """Image 1 is sound; 2 has no mask and an empty box list; 3 neither; 4 and 5 pose as masks; 6 has a box outside."""
+    rows = [row(1), *(row(10 + number, img_id=2, q_lang="zh") for number in range(3)), row(20, img_id=3, q_lang="zh")]
+    write_folder(tmp_path, {"train.json": rows, "validate.json": [row(30, img_id=3)]}, images=())
+    box = {"Liver": [0, 0, 2, 2]}
+    for number, boxes in {1: [box], 2: [], 3: [box], 4: [box], 5: [box], 6: [{"Liver": [0, 0, WIDTH + 1, 2]}]}.items():
+        folder = write_image(tmp_path, number, boxes=boxes)
+        if number != 2:
+            Image.fromarray(label_map([70])).save(folder / "mask.png")
+    (tmp_path / "imgs/xmlab3/detection.json").unlink()
+    coloured = np.repeat(label_map([70])[..., None], 3, axis=-1)
+    coloured[2:4, 2:9] = (0, 0, 255)
+    Image.fromarray(coloured).save(tmp_path / "imgs/xmlab4/mask.png")
+    Image.fromarray(label_map([70]).astype(np.uint16)).save(tmp_path / "imgs/xmlab5/mask.png")
+    found = list(SlakeDataset(str(tmp_path)).defects())
+    assert [(defect.subject, defect.reason) for defect in found] == [
+        ("xmlab2", "no_mask"),
+        ("xmlab2", "no_boxes"),
+        ("xmlab3", "no_boxes"),
+        ("xmlab4", "mask_is_no_mask"),
+        ("xmlab5", "unreadable_regions"),
+        ("xmlab6", "box_outside"),
+        ("xmlab2", "image_only_in_chinese"),
+    ]
+    assert found[-1].detail.startswith("3 Chinese rows")
+
+
+def test_an_undecodable_picture_is_a_defect_and_no_error(root: Path) -> None:
+    (root / "imgs/xmlab1/source.jpg").write_bytes(b"no picture")
+    assert next(defect.reason for defect in SlakeDataset(str(root)).defects()) == "unreadable_regions"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason="real SLAKE is not under shared/data")
 def test_counts_of_the_published_files() -> None:
@@ -378,7 +487,76 @@ def test_counts_of_the_published_files() -> None:
     assert Counter(reject.reason for reject in val.rejects) == {"other_language": 1046, "missing_image": 112}
     images = [{sample.image_id for sample in reading.samples} for reading in (train, val)]
     assert (len(images[0]), len(images[1]), len(images[0] & images[1])) == (422, 88, 0)
-    assert Counter(sample.answer_type for sample in val.samples).total() == 941
+    for reading, english in ((train, 4919), (val, 1053)):
+        left_out = Counter(reject.reason for reject in reading.rejects)
+        assert len(reading.samples) + left_out.total() - left_out["other_language"] == english
+    # All 80 are English and read "Transverse  Plane".
+    defects = [Counter(defect.reason for defect in reading.defects) for reading in (train, val)]
+    assert defects == [{"white_space_in_answer": 68}, {"white_space_in_answer": 12}]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL.is_dir(), reason="real SLAKE is not under shared/data")
+def test_both_languages_of_the_published_files_share_no_row() -> None:
+    counts = []
+    for language in ("en", "zh", "all"):
+        dataset = SlakeDataset(str(REAL), language=language)
+        counts.append([len(dataset.read("train").samples), len(dataset.read("val").samples)])
+    assert counts == [[4565, 941], [3818, 801], [8383, 1742]]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL.is_dir(), reason="real SLAKE is not under shared/data")
+def test_defects_beside_the_published_tables() -> None:
+    found = list(SlakeDataset(str(REAL)).defects())
+    assert Counter(defect.reason for defect in found) == {
+        "no_mask": 124,
+        "mask_is_no_mask": 4,
+        "no_boxes": 52,
+        "image_only_in_chinese": 84,
+    }
+    chinese = [defect for defect in found if defect.reason == "image_only_in_chinese"]
+    assert sum(int(defect.detail.split()[0]) for defect in chinese) == 922
+
+
+@pytest.fixture(scope="module")
+def published_rows() -> list[dict[str, object]]:
+    return [row for row in read_json_list(REAL / "train.json") if isinstance(row, dict)][:1000]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL.is_dir(), reason="real SLAKE is not under shared/data")
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_every_published_row_that_was_damaged_becomes_one_record_or_one_reject(
+    root: Path, published_rows: list[dict[str, object]], data: st.DataObject
+) -> None:
+    write_table(root, "train.json", [data.draw(st.sampled_from(published_rows).flatmap(mutations))], ascii_only=True)
+    reading = SlakeDataset(str(root), language="all").read("train")
+    assert len(reading.samples) + len(reading.rejects) == 1
+
+
+@pytest.mark.skipif(not HUB.is_dir(), reason="samples of hub files are not under shared/data")
+def test_published_parquet_files_are_read() -> None:
+    files = [HUB / f"mdwiratathya__SLAKE-vqa-english.{name}.parquet" for name in ("train", "validation")]
+    readings = [
+        SlakeDataset(str(file)).read(split)  # type: ignore[arg-type]
+        for file, split in zip(files, ("train", "val"), strict=True)
+    ]
+    assert [(len(reading.samples), len(reading.rejects)) for reading in readings] == [(12, 0), (12, 0)]
+
+
+@pytest.mark.skipif(not HUB.is_dir(), reason="samples of hub files are not under shared/data")
+def test_published_tables_of_the_hub_ask_for_their_pictures(tmp_path: Path) -> None:
+    source = HUB / "BoKelvin__SLAKE"
+    with pytest.raises(DataError, match=r"unzip imgs\.zip"):
+        SlakeDataset(str(source))
+    (tmp_path / "imgs").mkdir()
+    for name in ("train.json", "validation.json"):
+        shutil.copy(source / name, tmp_path / name)
+    for split in ("train", "val"):
+        rejects = SlakeDataset(str(tmp_path), language="all").read(split).rejects  # type: ignore[arg-type]
+        assert Counter(reject.reason for reject in rejects) == {"missing_image": 40}
 
 
 @pytest.mark.slow

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from radvqa.data.imaging import fit
 from radvqa.errors import DataError, ModelError, RunError
 from radvqa.explain import overlay as module
-from radvqa.explain.overlay import cell_at, cell_box, overlay, save_panel, strength
+from radvqa.explain.overlay import cell_at, cell_box, grid_frame, overlay, padding_share, save_panel, strength
 from radvqa.explain.rollout import SaliencyMap
 from radvqa.sample import Region
 
@@ -58,6 +59,65 @@ def test_outside_is_refused():
         cell_box(4, 0, grid_shape=(4, 4), image_size=(10, 10))
     with pytest.raises(ValueError, match="outside"):
         cell_at(10, 0, grid_shape=(4, 4), image_size=(10, 10))
+
+
+@given(image_size=sizes, size=st.integers(1, 300))
+def test_the_frame_of_a_squashed_image_is_the_image(image_size, size):
+    assert grid_frame(image_size, size, aspect="squash") == (0, 0, *image_size)
+
+
+@given(grid_shape=grids, image_size=sizes, size=st.integers(1, 300), data=st.data())
+def test_every_point_of_a_padded_image_lies_in_the_box_of_its_cell(grid_shape, image_size, size, data):
+    frame = grid_frame(image_size, size, aspect="pad")
+    where = {"grid_shape": grid_shape, "image_size": image_size, "frame": frame}
+    x = data.draw(st.integers(0, image_size[0] - 1)) + 0.5
+    y = data.draw(st.integers(0, image_size[1] - 1)) + 0.5
+    left, top, width, height = cell_box(*cell_at(x, y, **where), **where)
+    near = 1e-9 * max(frame[2:])
+    assert left - near <= x <= left + width + near
+    assert top - near <= y <= top + height + near
+
+
+@pytest.mark.parametrize("image_size", [(400, 100), (100, 400), (200, 150), (96, 96)])
+def test_a_spot_is_found_in_the_same_cell_of_the_padded_square_and_of_the_image(image_size):
+    frame = grid_frame(image_size, 64, aspect="pad")
+    for x, y in ((10, 10), (image_size[0] - 10, 10), (image_size[0] // 2, image_size[1] - 10)):
+        pixels = np.zeros((image_size[1], image_size[0]), dtype=np.uint8)
+        pixels[y - 8 : y + 8, x - 8 : x + 8] = 255
+        square = fit(Image.fromarray(pixels), 64, aspect="pad")[..., 0].astype(float)
+        row, column = np.unravel_index(square.reshape(8, 8, 8, 8).sum(axis=(1, 3)).argmax(), (8, 8))
+        left, top, width, height = cell_box(row, column, grid_shape=(8, 8), image_size=image_size, frame=frame)
+        assert left - 8 <= x <= left + width + 8
+        assert top - 8 <= y <= top + height + 8
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
+def test_a_map_over_a_padded_image_lands_on_its_patch(interpolation):
+    grid = np.zeros((8, 8))
+    grid[4, 6] = 0.01
+    grey = Image.new("L", (200, 100), 100)
+    frame = grid_frame(grey.size, 64, aspect="pad")
+    assert frame == (0, -50, 200, 200)
+    changed = np.abs(np.asarray(overlay(grey, grid, interpolation=interpolation, frame=frame)).astype(int) - 100)
+    changed = changed.sum(axis=-1)
+    rows, columns = np.nonzero(changed > 0.9 * changed.max())
+    assert (rows.mean(), columns.mean()) == pytest.approx((62, 162), abs=1.0)  # of the box (150, 50, 25, 25)
+    if interpolation == "nearest":
+        assert np.count_nonzero(changed) == 25 * 25
+
+
+def test_weight_on_padding_is_told():
+    frame = grid_frame((200, 100), 64, aspect="pad")
+    share = {"image_size": (200, 100), "frame": frame}
+    assert padding_share(np.ones((8, 8)), **share) == pytest.approx(0.5)
+    assert padding_share(np.ones((3, 3)), **share) == pytest.approx(0.5)
+    top = np.zeros((8, 8))
+    top[0] = 1
+    assert padding_share(top, **share) == 1.0
+    assert padding_share(np.roll(top, 4, axis=0), **share) == 0.0
+    assert math.isnan(padding_share(np.zeros((8, 8)), **share))
+    assert padding_share(np.ones((8, 8)), image_size=(90, 90), frame=grid_frame((90, 90), 64, aspect="pad")) == 0.0
+    assert "50.0 % of the map" in module._numbers(saliency(np.ones((2, 2)) / 4), 0.5)
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])

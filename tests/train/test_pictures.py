@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from radvqa.data.imaging import ImageStore
+from radvqa.data.image_store import ImageStore
 from radvqa.models.layout import Row
 from radvqa.train.pictures import AugmentedPictures, FrozenFeatures, StoredPictures, augment, distinct_images
 

@@ -1,6 +1,5 @@
 """Findings about splits: groups, questions and rows on both sides, and pictures that two data sets know by one id."""
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import combinations
@@ -8,11 +7,9 @@ from typing import NamedTuple
 
 from radvqa.audit.contents import Contents
 from radvqa.audit.finding import Evidence, Finding
+from radvqa.data.seen import PUBLIC_ID
 from radvqa.evaluate.normalise import normalise_answer
 from radvqa.sample import CaptionedImage, Split, VqaSample
-
-PUBLIC_ID = re.compile(r"synpic\d+|PMC\d{4,}|ROCO_\d+|ROCOv2_\d{4}_[a-z]+_\d+")
-"""Ids of pictures or articles that several data sets carry in their image ids: MedPix, PubMed Central, ROCO."""
 
 
 class _Side(NamedTuple):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 import typer
 import typer.core
 
+from radvqa.cli import data
 from radvqa.errors import RadvqaError, RunError
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(data.app)
 
 
 def _print_version(wanted: bool) -> None:

@@ -3,13 +3,12 @@
 import inspect
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from radvqa.data import DatasetAdapter, open_dataset
+from radvqa.data import DatasetAdapter, open_entry
 from radvqa.data.adapter import Reading
 from radvqa.errors import DataError, ModelError, RadvqaError, RecipeError
 from radvqa.recipe import BUILT_IN_CHECKPOINTS, Dataset, Recipe, Stage
@@ -65,6 +64,7 @@ class _Data:
 
     def __init__(self, recipe: Recipe) -> None:
         self._entries = recipe.datasets
+        self._most_malformed = recipe.most_malformed
         self._adapters: dict[str, DatasetAdapter | RadvqaError] = {}
         self._readings: dict[tuple[str, Split], Reading | RadvqaError] = {}
 
@@ -72,7 +72,7 @@ class _Data:
         if name not in self._adapters:
             entry = self._entries[name]
             try:
-                self._adapters[name] = open_dataset(entry.adapter, entry.options, name=name)
+                self._adapters[name] = open_entry(entry, name=name)
             except RadvqaError as error:
                 self._adapters[name] = error
         return self._adapters[name]
@@ -89,22 +89,9 @@ class _Data:
             return adapter
         try:
             reading = adapter.read(split)
+            reading.require_sound(name, split, most_malformed=self._most_malformed)
         except RadvqaError as error:
             return error
-        if not reading.samples:
-            return DataError(
-                f"the {split} split of {name!r} has no usable question",
-                expected="at least one",
-                got=_rejects(reading) or "no row",
-                fix="complete the data folder, or correct the entry under datasets",
-            )
-        missing = [path for path in {sample.image: None for sample in reading.samples} if not path.is_file()]
-        if missing:
-            return DataError(
-                f"{len(missing)} images of the {split} split of {name!r} are missing",
-                where=str(missing[0]),
-                fix="fetch the images, or correct the entry under datasets",
-            )
         return reading
 
     def size(self, name: str, split: Split) -> _Size | None:
@@ -295,8 +282,7 @@ def _output(output: Path) -> Finding:
 
 
 def _rejects(reading: Reading) -> str:
-    counts = Counter(reject.reason for reject in reading.rejects)
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(reading.reasons().items()))
 
 
 def _images(reading: Reading) -> int:

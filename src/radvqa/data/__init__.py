@@ -12,7 +12,9 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from radvqa.data.adapter import DatasetAdapter
+from radvqa.data.splits import RegroupedDataset
 from radvqa.errors import DataError, RecipeError
+from radvqa.recipe import Dataset
 
 ENTRY_POINTS = "radvqa.datasets"
 """Group under which an installed package names its adapters: ``my_set = "my_package.my_set:MyDataset"``."""
@@ -66,6 +68,24 @@ def open_dataset(adapter: str, options: Mapping[str, Any], *, name: str | None =
         for option, value in options.items()
     }
     return factory(**values)
+
+
+def open_entry(entry: Dataset, *, name: str) -> DatasetAdapter:
+    """The data set of one entry of a recipe, with its new splits where it asks for some. Raises like ``open_dataset``.
+
+    Raises:
+        DataError: also where the new splits do not fit the published ones.
+    """
+    adapter = open_dataset(entry.adapter, entry.options, name=name)
+    if entry.splits is None:
+        return adapter
+    return RegroupedDataset(
+        adapter,
+        pool=entry.splits.pool,
+        fractions=entry.splits.fractions,
+        seed=entry.splits.seed,
+        stratify_by=entry.splits.stratify_by,
+    )
 
 
 def adapter_names() -> tuple[str, ...]:
@@ -139,4 +159,4 @@ def _converted(value: Any, annotation: Any, *, adapter: str, where: str) -> Any:
         ) from error
 
 
-__all__ = ["DATASETS", "DataError", "DatasetAdapter", "adapter_class", "adapter_names", "open_dataset"]
+__all__ = ["DATASETS", "DataError", "DatasetAdapter", "adapter_class", "adapter_names", "open_dataset", "open_entry"]

@@ -1,11 +1,13 @@
 """What a data set must offer. One data set is one file with ``ADAPTER = <class>``."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, final
 
+from radvqa.errors import DataError
 from radvqa.sample import CaptionedImage, Defect, Region, Reject, Split, VqaSample
 
 Item = VqaSample | CaptionedImage | Reject | Defect
@@ -20,6 +22,39 @@ class Reading:
     captions: tuple[CaptionedImage, ...] = ()
     rejects: tuple[Reject, ...] = ()
     defects: tuple[Defect, ...] = ()
+
+    def require_sound(self, name: str, split: Split, *, most_malformed: float) -> None:
+        """Refuse a split of which too large a share of the rows is malformed, or that holds no question.
+
+        Raises:
+            DataError: names the data set, the split and the first malformed rows.
+        """
+        malformed = [reject for reject in self.rejects if reject.malformed]
+        rows = len(self.samples) + len(self.captions) + len(self.rejects)
+        if malformed and len(malformed) > most_malformed * rows:
+            raise DataError(
+                f"{len(malformed):,} of {rows:,} rows of the {split} split of {name!r} are malformed",
+                where="; ".join(f"{one.where}: {one.detail}" for one in malformed[:3]),
+                expected=f"at most {most_malformed:.0%}, as most_malformed says",
+                got=", ".join(f"{count} {reason}" for reason, count in self.reasons().items()),
+                fix="correct these rows or fetch the table again; with a larger most_malformed they are left out",
+            )
+        if not self.samples:
+            raise DataError(
+                f"the {split} split of {name!r} has no usable question",
+                where=f"{self.rejects[0].where}: {self.rejects[0].detail}" if self.rejects else "the whole split",
+                expected="at least one",
+                got=f"{len(self.captions):,} captions without questions"
+                if self.captions
+                else ", ".join(f"{count} {reason}" for reason, count in self.reasons().items()) or "no row",
+                fix="name a data set with questions"
+                if self.captions
+                else "complete the data folder, or correct the entry under datasets",
+            )
+
+    def reasons(self) -> dict[str, int]:
+        """Number of rejects by reason, in the order of their first row."""
+        return dict(Counter(reject.reason for reject in self.rejects))
 
 
 class DatasetAdapter(ABC):

@@ -3,10 +3,15 @@
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, final
 
+from radvqa.data.adapter import DatasetAdapter, Item
 from radvqa.errors import DataError
-from radvqa.sample import SPLITS, CaptionedImage, Split, VqaSample
+from radvqa.sample import SPLITS, CaptionedImage, Defect, Region, Split, VqaSample
 
 Record = VqaSample | CaptionedImage
 
@@ -16,9 +21,10 @@ def group_splits(
 ) -> dict[str, Split]:
     """The split of every group, so that splits hold about ``fractions`` of the records and share no group.
 
-    Groups are taken in the order of a hash of seed and group id, so the order of the rows does not matter. Each goes to the split that is furthest below its share: of its stratum first, then
-    of everything. A stratum is the most frequent value of the tag ``stratify_by`` among the group's records. With few
-    groups the shares are met only roughly, and a stratum with one group is in one split.
+    Groups are taken in the order of a hash of seed and group id, so the order of the rows does not matter. Each goes
+    to the split that is furthest below its share: of its stratum first, then of everything. A stratum is the most
+    frequent value of the tag ``stratify_by`` among the group's records. With few groups the shares are met only
+    roughly, and a stratum with one group is in one split.
 
     Args:
         records: of one data set.
@@ -74,14 +80,95 @@ def group_splits(
     return dict(sorted(result.items()))
 
 
+@final
+class RegroupedDataset(DatasetAdapter):
+    """A data set with new splits, drawn by group from the published ones in ``pool``.
+
+    Rejects and defects of the pool are told with the first new split. The draw is made once, at the first reading.
+    """
+
+    licence: ClassVar[str] = "that of the data set inside"
+    citation: ClassVar[str] = "that of the data set inside"
+    homepage: ClassVar[str] = "that of the data set inside"
+
+    def __init__(
+        self,
+        adapter: DatasetAdapter,
+        *,
+        pool: Sequence[Split],
+        fractions: Mapping[Split, float],
+        seed: int,
+        stratify_by: str | None = None,
+    ) -> None:
+        """Put new splits in place of the published ones; see ``group_splits``.
+
+        Raises:
+            DataError: a published split of the pool is not there, or one outside the pool would be replaced.
+        """
+        present = adapter.splits()
+        if absent := [split for split in pool if split not in present]:
+            raise DataError(
+                f"the published split {absent[0]!r} is not there, so nothing can be drawn from it",
+                expected=f"some of {', '.join(present)}",
+                got=", ".join(pool),
+                fix="correct splits.pool of this data set in the recipe",
+            )
+        if lost := [split for split in present if split not in pool and split in fractions]:
+            raise DataError(
+                f"the published split {lost[0]!r} would be replaced without being in the pool",
+                expected="new splits only in place of those in the pool, or of those that are not published",
+                got=f"pool {', '.join(pool)}, fractions for {', '.join(fractions)}",
+                fix=f"add {lost[0]} to splits.pool, or take it out of splits.fractions",
+            )
+        self._adapter, self._pool, self._fractions = adapter, tuple(pool), dict(fractions)
+        self._seed, self._stratify_by = seed, stratify_by
+
+    def splits(self) -> tuple[Split, ...]:
+        """The new splits and the published ones outside the pool."""
+        kept = {split for split in self._adapter.splits() if split not in self._pool}
+        return tuple(split for split in SPLITS if split in self._fractions or split in kept)
+
+    def rows(self, split: Split) -> Iterator[Item]:
+        """The pool's rows whose group is in this split, or a published split outside the pool."""
+        if split not in self._fractions:
+            yield from self._adapter.records(split)
+            return
+        tells = split == next(one for one in SPLITS if one in self._fractions)
+        for published in self._pool:
+            for item in self._adapter.records(published):
+                if isinstance(item, VqaSample | CaptionedImage):
+                    if self.split_of_group[item.group_id] == split:
+                        yield replace(item, split=split)
+                elif tells:
+                    yield item
+
+    @cached_property
+    def split_of_group(self) -> dict[str, Split]:
+        """The new split of every group in the pool."""
+        records = (
+            item
+            for published in self._pool
+            for item in self._adapter.records(published)
+            if isinstance(item, VqaSample | CaptionedImage)
+        )
+        return group_splits(records, self._fractions, seed=self._seed, stratify_by=self._stratify_by)
+
+    def sources(self) -> tuple[Path, ...]:
+        """Those of the data set inside."""
+        return self._adapter.sources()
+
+    def regions(self, image_id: str) -> tuple[Region, ...]:
+        """Those of the data set inside."""
+        return self._adapter.regions(image_id)
+
+    def defects(self) -> Iterator[Defect]:
+        """Those of the data set inside."""
+        return self._adapter.defects()
+
+
 def splits_digest(split_of: Mapping[str, Split]) -> str:
     """SHA-256 over groups and their splits, whatever their order."""
     return hashlib.sha256(json.dumps(sorted(split_of.items())).encode()).hexdigest()
-
-
-def shared_groups(first: Sequence[Record], second: Sequence[Record]) -> list[str]:
-    """The group ids that both sides hold, sorted."""
-    return sorted({one.group_id for one in first} & {one.group_id for one in second})
 
 
 def _draw(seed: int, group: str) -> str:

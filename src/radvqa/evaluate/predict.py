@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from radvqa.data.imaging import ImageStore
+from radvqa.data.image_store import ImageStore
 from radvqa.errors import DataError
 from radvqa.models.layout import PROMPT_ID, Row
 from radvqa.models.vlm import Answer, Vision, Vlm

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
-from radvqa.data.imaging import ImageStore, open_image
+from radvqa.data.image_store import ImageStore
+from radvqa.data.imaging import open_image
 from radvqa.errors import DataError
 from radvqa.evaluate.metrics import exact_match
 from radvqa.explain.capture import AttentionTrace, trace_attention
-from radvqa.explain.overlay import save_panel
+from radvqa.explain.overlay import grid_frame, save_panel
 from radvqa.explain.rollout import SaliencyMap, image_maps, raw_attention, rollout
 from radvqa.models.layout import Question, Row, attention_inputs
 from radvqa.models.vlm import Vlm
@@ -83,14 +84,16 @@ def explain_sample(
         maps[method] = found[0]
     correct = exact_match(prediction) == 1.0
     panel = folder / f"{sample.sample_id}.png"
+    image = open_image(sample.image)
     save_panel(
         panel,
-        open_image(sample.image),
+        image,
         maps=maps,
         title=sample.question,
         caption=f"model: {prediction.text}   reference: {sample.answers[0]}   ({'right' if correct else 'wrong'}; "
         f"maps of the first answer token, {sample.sample_id})",
         regions=_asked_about(regions, sample.question),
+        frame=grid_frame(image.size, store.size, aspect="pad") if store.aspect == "pad" else None,
     )
     return Case(
         sample_id=sample.sample_id,

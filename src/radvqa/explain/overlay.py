@@ -1,8 +1,9 @@
 """A map drawn over its image, and a panel of several maps with their numbers.
 
-Geometry: PaliGemma squashes the whole image to a square, so the r × c grid spans the original image exactly, with
-cells of (width / c) × (height / r) pixels. Pixel coordinates have their origin at the top left corner of the image,
-(x, y) with y downwards; boxes are (x, y, width, height) as in ``radvqa.sample.Region``.
+Geometry: where PaliGemma's square is the whole image squashed, the r × c grid spans the original image exactly, with
+cells of (width / c) × (height / r) pixels. Where the image was padded, the grid spans a square around it, the frame of
+``grid_frame``. Pixel coordinates have their origin at the top left corner of the image, (x, y) with y downwards; boxes
+are (x, y, width, height) as in ``radvqa.sample.Region``.
 """
 
 import io
@@ -22,7 +23,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
+from radvqa.data.imaging import fitted_box
 from radvqa.errors import DataError, ModelError
+from radvqa.recipe import Aspect
 from radvqa.records import write_bytes
 from radvqa.sample import Region
 
@@ -63,10 +66,23 @@ class DrawableMap(Protocol):
     def grid_specificity(self) -> float: ...  # noqa: D102
 
 
-def cell_box(row: int, col: int, *, grid_shape: tuple[int, int], image_size: tuple[int, int]) -> Box:
+def grid_frame(image_size: tuple[int, int], size: int, *, aspect: Aspect) -> Box:
+    """What the whole grid spans, in pixels of the original image; of a padded one it reaches beyond the image.
+
+    ``image_size`` is (width, height) as in PIL, ``size`` the side of the square that the model was given.
+    """
+    left, top, width, height = fitted_box(image_size, size, aspect=aspect)
+    across, down = image_size[0] / width, image_size[1] / height
+    return (-left * across, -top * down, size * across, size * down)
+
+
+def cell_box(
+    row: int, col: int, *, grid_shape: tuple[int, int], image_size: tuple[int, int], frame: Box | None = None
+) -> Box:
     """The (x, y, width, height) box of one grid cell in pixels of the original image.
 
-    ``grid_shape`` is (rows, columns), ``image_size`` is (width, height) as in PIL. Inverse: ``cell_at``.
+    ``grid_shape`` is (rows, columns), ``image_size`` is (width, height) as in PIL, ``frame`` what the grid spans: the
+    image unless given. Cells on padding lie outside the image, wholly or in part. Inverse: ``cell_at``.
 
     Raises:
         ValueError: there is no such cell.
@@ -74,12 +90,15 @@ def cell_box(row: int, col: int, *, grid_shape: tuple[int, int], image_size: tup
     rows, cols = grid_shape
     if not (0 <= row < rows and 0 <= col < cols):
         raise ValueError(f"no cell ({row}, {col}) in a grid of {rows} x {cols}")
-    width, height = image_size[0] / cols, image_size[1] / rows
-    return (col * width, row * height, width, height)
+    x, y, across, down = frame or (0, 0, *image_size)
+    width, height = across / cols, down / rows
+    return (x + col * width, y + row * height, width, height)
 
 
-def cell_at(x: float, y: float, *, grid_shape: tuple[int, int], image_size: tuple[int, int]) -> tuple[int, int]:
-    """The (row, column) of the cell that holds the point (x, y) of the original image.
+def cell_at(
+    x: float, y: float, *, grid_shape: tuple[int, int], image_size: tuple[int, int], frame: Box | None = None
+) -> tuple[int, int]:
+    """The (row, column) of the cell that holds the point (x, y) of the original image. ``frame`` as in ``cell_box``.
 
     Left and top edges belong to a cell; right and bottom edges belong to the next one.
 
@@ -88,7 +107,25 @@ def cell_at(x: float, y: float, *, grid_shape: tuple[int, int], image_size: tupl
     """
     if not (0 <= x < image_size[0] and 0 <= y < image_size[1]):
         raise ValueError(f"({x}, {y}) is outside an image of {image_size[0]} x {image_size[1]} pixels")
-    return int(y * grid_shape[0] / image_size[1]), int(x * grid_shape[1] / image_size[0])
+    left, top, across, down = frame or (0, 0, *image_size)
+    return int((y - top) * grid_shape[0] / down), int((x - left) * grid_shape[1] / across)
+
+
+def padding_share(grid: Float[np.ndarray, "r c"], *, image_size: tuple[int, int], frame: Box) -> float:
+    """The share of a map's weight on padding; cells that are image in part count in part. NaN if there is no weight."""
+    x, y, across, down = frame
+    rows, cols = grid.shape
+    covered = np.outer(
+        _covered(rows, -y / down, (image_size[1] - y) / down), _covered(cols, -x / across, (image_size[0] - x) / across)
+    )
+    total = float(grid.sum())
+    return float((grid * (1.0 - covered)).sum()) / total if total > 0.0 else float("nan")
+
+
+def _covered(cells: int, first: float, last: float) -> Float[np.ndarray, " k"]:
+    """How much of each of ``cells`` equal parts of 0 … 1 lies between ``first`` and ``last``."""
+    edges = np.arange(cells + 1) / cells
+    return (np.clip(edges[1:], first, last) - np.clip(edges[:-1], first, last)) * cells
 
 
 def strength(grid: Float[np.ndarray, "r c"], *, percentile: float = PERCENTILE) -> Float[np.ndarray, "r c"]:
@@ -114,15 +151,20 @@ def overlay(
     alpha: float = 0.75,
     interpolation: Interpolation = "bilinear",
     percentile: float = PERCENTILE,
+    frame: Box | None = None,
 ) -> Image.Image:
     """The image in RGB and original size with the map over it; weak cells stay transparent, strong ones get ``alpha``.
 
     Bilinear up-sampling puts a cell's value at its centre and cannot overshoot, as bicubic can; ``nearest`` shows the
-    true resolution. Scale as in ``strength``.
+    true resolution. Scale as in ``strength``, ``frame`` as in ``cell_box``: cells on padding are not drawn.
     """
     resample = Image.Resampling.BILINEAR if interpolation == "bilinear" else Image.Resampling.NEAREST
     scaled = Image.fromarray(strength(grid, percentile=percentile).astype(np.float32))
-    value = np.clip(np.asarray(scaled.resize(image.size, resample)), 0.0, 1.0)
+    x, y, across, down = frame or (0, 0, *image.size)
+    columns = np.clip((np.array([0, image.width]) - x) / across, 0.0, 1.0) * scaled.width
+    rows = np.clip((np.array([0, image.height]) - y) / down, 0.0, 1.0) * scaled.height
+    box = (float(columns[0]), float(rows[0]), float(columns[1]), float(rows[1]))
+    value = np.clip(np.asarray(scaled.resize(image.size, resample, box=box)), 0.0, 1.0)
     colour = matplotlib.colormaps[COLORMAP](value)[..., :3] * 255.0
     weight = (alpha * value)[..., None]
     pixels = np.asarray(image.convert("RGB"), dtype=np.float64)
@@ -139,11 +181,12 @@ def save_panel(
     regions: Sequence[Region] = (),
     alpha: float = 0.75,
     interpolation: Interpolation = "bilinear",
+    frame: Box | None = None,
 ) -> None:
     """Write one PNG: the image, each map over it with its numbers below, title, caption and the research-only line.
 
-    ``maps``: heading → map. Boxes of ``regions`` are drawn on every picture and named on the first. The same
-    arguments give the same bytes.
+    ``maps``: heading → map. Boxes of ``regions`` are drawn on every picture and named on the first. ``frame`` is as in
+    ``cell_box``; where it is given, the share of each map on padding is told. The same arguments give the same bytes.
 
     Raises:
         DataError: the image has no pixels.
@@ -153,7 +196,14 @@ def save_panel(
     if min(image.size) < 1:
         raise DataError("the image has no pixels", got=f"{image.size[0]} x {image.size[1]}")
     figure = _panel(
-        image, maps, title=title, caption=caption, regions=regions, alpha=alpha, interpolation=interpolation
+        image,
+        maps,
+        title=title,
+        caption=caption,
+        regions=regions,
+        alpha=alpha,
+        interpolation=interpolation,
+        frame=frame,
     )
     buffer = io.BytesIO()
     with warnings.catch_warnings():
@@ -180,6 +230,7 @@ def _panel(
     regions: Sequence[Region],
     alpha: float,
     interpolation: Interpolation,
+    frame: Box | None,
 ) -> Figure:
     tile_rows = -(-(1 + len(maps)) // _MOST_COLUMNS)
     columns = -(-(1 + len(maps)) // tile_rows)
@@ -203,12 +254,14 @@ def _panel(
         page.write(left, top - 0.06 - 0.17 * len(lines), "\n".join(lines), fontsize=10, fontweight="bold")
         picture = image.convert("RGB")
         if item is not None:
-            picture = overlay(image, item.grid, alpha=alpha, interpolation=interpolation)
+            picture = overlay(image, item.grid, alpha=alpha, interpolation=interpolation, frame=frame)
         axes = page.axes(left, top, width=_TILE, height=tile_height)
         axes.imshow(picture, interpolation="antialiased", aspect="equal", extent=(0, image.width, image.height, 0))
         axes.set_axis_off()
         _draw_regions(axes, regions, named=item is None)
-        below = f"{image.width} × {image.height} pixels" if item is None else _numbers(item)
+        below = f"{image.width} × {image.height} pixels"
+        if item is not None:
+            below = _numbers(item, padding_share(item.grid, image_size=image.size, frame=frame) if frame else None)
         page.write(left, top + tile_height + 0.08, below, fontsize=8.5, color=_GREY)
     _draw_legend(page, legend_top)
     page.write(_MARGIN, caption_top, "\n".join(caption_lines), fontsize=9)
@@ -262,7 +315,7 @@ def _draw_regions(axes: Axes, regions: Sequence[Region], *, named: bool) -> None
             )  # fmt: skip
 
 
-def _numbers(item: DrawableMap) -> str:
+def _numbers(item: DrawableMap, padding: float | None) -> str:
     method = textwrap.shorten(f"{item.method} → {item.target}", width=44, placeholder=" …")
     lines = [
         method,
@@ -270,6 +323,8 @@ def _numbers(item: DrawableMap) -> str:
         f"largest text position {_percent(item.sink_mass)} · entropy {_number(item.entropy)}",
         f"specificity {_number(item.specificity)}, image part {_number(item.grid_specificity)}",
     ]
+    if padding is not None:
+        lines.append(f"on padding, which is not shown: {_percent(padding)} of the map")
     if item.grid_specificity < SAME_PICTURE:
         lines.append("same picture for every token of the answer")
     return "\n".join(lines)

@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from radvqa.data.prompt import question_prefix
 from radvqa.errors import ModelError
 from radvqa.recipe import Layout
 
@@ -33,8 +34,8 @@ PADDING, SHARED = -1, 0
 
 
 def prompt_text(question: str, language: str) -> str:
-    """PaliGemma's VQA prompt with its newline; a stray newline inside would become a separator, so it is folded."""
-    return f"answer {language} {' '.join(question.split())}\n"
+    """PaliGemma's VQA prompt with its newline."""
+    return question_prefix(question, language) + "\n"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from skimage.transform import AffineTransform, warp
 from torch import Tensor
 
-from radvqa.data.imaging import ImageStore
+from radvqa.data.image_store import ImageStore
 from radvqa.models.layout import Row
 from radvqa.models.vlm import Vision, Vlm
 

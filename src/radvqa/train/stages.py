@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from radvqa.data.imaging import ImageStore
+from radvqa.data.image_store import ImageStore
 from radvqa.errors import RunError, TrainError
 from radvqa.models.layout import Row
 from radvqa.models.lora import adapted_modules, attach_lora, target_pattern

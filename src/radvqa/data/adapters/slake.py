@@ -31,7 +31,7 @@ from radvqa.data.image_cache import embedded_image
 from radvqa.data.imaging import open_image, open_unconverted, path_inside
 from radvqa.data.tables import Row, RowError, items_of, read_json, read_json_list, read_parquet, shown
 from radvqa.errors import DataError, RecipeError
-from radvqa.sample import AnswerType, Defect, Region, Reject, Split, VqaSample
+from radvqa.sample import SPLITS, AnswerType, Defect, Region, Reject, Split, VqaSample
 
 LANGUAGES: tuple[str, ...] = ("en", "zh", "all")
 MAX_MASK_VALUES = 40
@@ -187,8 +187,7 @@ class SlakeDataset(DatasetAdapter):
             yield Reject(sample_id=sample_id, reason="empty_answer", where=where, detail=detail)
             return
         if answer != raw_answer.strip():
-            detail = f"white space inside the answer {raw_answer!r} was collapsed"
-            yield Defect(subject=sample_id, reason="white_space_in_answer", where=where, detail=detail)
+            yield _white_space(sample_id, raw_answer, where)
         yield VqaSample(
             sample_id=sample_id,
             image_id=image_id,
@@ -222,11 +221,11 @@ class SlakeDataset(DatasetAdapter):
         return self._hub_files[split]
 
     def _table(self, split: Split) -> Path:
-        names = _TABLES[split]
+        names = _TABLES.get(split, ())
         found = [self.root / name for name in names if (self.root / name).is_file()]
         if len(found) != 1:
             got = " and ".join(table.name for table in found) or "none"
-            raise _no_split(self.root, split, expected=" or ".join(names), got=got)
+            raise _no_split(self.root, split, expected=" or ".join(names) or ", ".join(SPLITS), got=got)
         return found[0]
 
     def _image_defects(self, image_id: str) -> Iterator[Defect]:
@@ -236,7 +235,7 @@ class SlakeDataset(DatasetAdapter):
             size = open_image(self._inside(image_id, "source.jpg"), root=self.root).size
             if not mask.exists():
                 yield Defect(subject=image_id, reason="no_mask", where=where, detail="there is no mask.png")
-            elif _is_picture(open_unconverted(mask)):
+            elif _is_picture(_open_mask(mask)):
                 detail = "mask.png is a picture, not a label map: it shows the disease, so never use it as an image"
                 yield Defect(subject=image_id, reason="mask_is_no_mask", where=str(mask), detail=detail)
             else:
@@ -259,8 +258,9 @@ class SlakeDataset(DatasetAdapter):
         for split in ("train", "val"):
             if split in self.splits():
                 for raw in read_json_list(self._table(split)):
-                    if isinstance(raw, dict):
-                        of_image = rows.setdefault(f"xmlab{raw.get('img_id')}", {})
+                    # Other rows are rejects, whatever else they hold.
+                    if isinstance(raw, dict) and isinstance(raw.get("img_id"), int):
+                        of_image = rows.setdefault(f"xmlab{raw['img_id']}", {})
                         of_image[str(raw.get("q_lang"))] = of_image.get(str(raw.get("q_lang")), 0) + 1
         for image_id, count in rows.items():
             if set(count) == {"zh"}:
@@ -280,12 +280,15 @@ ADAPTER = SlakeDataset
 
 
 def _hub_items(row: Row, split: Split) -> Iterator[Item]:
-    answer = " ".join(row.text("answer").split())
+    raw_answer = row.text("answer")
+    answer = " ".join(raw_answer.split())
     question = row.text("question").strip()
     image = embedded_image(row, "image")
-    image_id = f"slake-{image.stem[:16]}"
+    sample_id, image_id = f"slake-{row.name}", f"slake-{image.stem[:16]}"
+    if answer != raw_answer.strip():
+        yield _white_space(sample_id, raw_answer, row.where)
     yield VqaSample(
-        sample_id=f"slake-{row.name}",
+        sample_id=sample_id,
         image_id=image_id,
         image=image,
         question=question,
@@ -297,22 +300,34 @@ def _hub_items(row: Row, split: Split) -> Iterator[Item]:
     )
 
 
+def _white_space(sample_id: str, raw_answer: str, where: str) -> Defect:
+    detail = f"white space inside the answer {raw_answer!r} was collapsed"
+    return Defect(subject=sample_id, reason="white_space_in_answer", where=where, detail=detail)
+
+
 def _require_layout(root: Path) -> None:
     got: str | None = None
+    fix = f"point root at the unpacked folder Slake1.0, or fetch it from {SlakeDataset.homepage}"
     if not root.is_dir():
         got = "a file" if root.exists() else "no such folder"
     elif not any((root / name).is_file() for names in _TABLES.values() for name in names):
         entries = sorted(entry.name for entry in root.iterdir())
         got = f"none of the three tables, but {', '.join(entries[:5])}" if entries else "an empty folder"
     elif not (root / "imgs").is_dir():
-        got = "no folder imgs/"
+        packed = (root / "imgs.zip").is_file()
+        got = "imgs.zip, still packed" if packed else "no folder imgs/"
+        fix = (
+            f"unzip imgs.zip in {root}"
+            if packed
+            else f"fetch imgs.zip from where the tables came from, and unzip imgs.zip in {root}"
+        )
     if got is not None:
         raise DataError(
             "SLAKE is not at this place",
             where=str(root),
             expected="a folder with train.json, validate.json or test.json, and imgs/; or Parquet files of the hub",
             got=got,
-            fix=f"point root at the unpacked folder Slake1.0, or fetch it from {SlakeDataset.homepage}",
+            fix=fix,
         )
 
 
@@ -328,11 +343,7 @@ def _no_split(root: Path, split: str, *, expected: str, got: str = "none") -> Da
 
 def _mask_values(path: Path, size: tuple[int, int]) -> tuple[int, ...]:
     """The gray values above 0 of a label map, ascending; ``()`` if the file is an annotated picture."""
-    mask = open_unconverted(path)
-    if mask.mode not in ("L", "LA", "P", "RGB", "RGBA"):
-        raise DataError(
-            "mask has an unknown pixel type", where=str(path), expected="8-bit gray or RGB", got=mask.mode, fix=_RESTORE
-        )
+    mask = _open_mask(path)
     if _is_picture(mask):
         return ()
     if mask.size != size:
@@ -344,6 +355,15 @@ def _mask_values(path: Path, size: tuple[int, int]) -> tuple[int, ...]:
             fix=_RESTORE,
         )
     return tuple(int(value) for value in np.unique(_channels(mask)[..., 0]) if value > 0)
+
+
+def _open_mask(path: Path) -> Image.Image:
+    mask = open_unconverted(path)
+    if mask.mode not in ("L", "LA", "P", "RGB", "RGBA"):
+        raise DataError(
+            "mask has an unknown pixel type", where=str(path), expected="8-bit gray or RGB", got=mask.mode, fix=_RESTORE
+        )
+    return mask
 
 
 def _is_picture(mask: Image.Image) -> bool:
