@@ -177,7 +177,8 @@ def _percentile(values: Values, counted: npt.NDArray[np.bool_]) -> Shown:
 
 def _is_narrow(header: Dataset) -> bool:
     """Whether values of 8 bits or fewer can be shown as they are."""
-    return int(header.BitsStored) <= 8 and header.PixelRepresentation == 0 and not header.get("ModalityLUTSequence")
+    unsigned = header.get("PixelRepresentation") == 0
+    return unsigned and int(header.BitsStored) <= 8 and not header.get("ModalityLUTSequence")
 
 
 def _full_range(stored: Values, header: Dataset) -> Shown:

@@ -143,6 +143,10 @@ class ImageStore:
         """How pictures that are no squares became some."""
         return self._segments.aspect
 
+    def part(self, paths: Sequence[Path]) -> "ImageStore":
+        """The same store knowing these paths only: small enough to send to a worker. Raises ``KeyError``."""
+        return ImageStore(self._segments, [self._places[str(path)] for path in paths])
+
     def pixels(self, path: Path) -> Pixels:
         """The picture of ``path`` as the model gets it: an own, writable array, uint8 ``(size, size, 3)``.
 

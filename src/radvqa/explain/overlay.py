@@ -72,8 +72,12 @@ def grid_frame(image_size: tuple[int, int], size: int, *, aspect: Aspect) -> Box
     ``image_size`` is (width, height) as in PIL, ``size`` the side of the square that the model was given.
     """
     left, top, width, height = fitted_box(image_size, size, aspect=aspect)
-    across, down = image_size[0] / width, image_size[1] / height
-    return (-left * across, -top * down, size * across, size * down)
+    return (
+        -left * image_size[0] / width,
+        -top * image_size[1] / height,
+        size * image_size[0] / width,
+        size * image_size[1] / height,
+    )
 
 
 def cell_box(
@@ -315,7 +319,7 @@ def _draw_regions(axes: Axes, regions: Sequence[Region], *, named: bool) -> None
             )  # fmt: skip
 
 
-def _numbers(item: DrawableMap, padding: float | None) -> str:
+def _numbers(item: DrawableMap, padding: float | None = None) -> str:
     method = textwrap.shorten(f"{item.method} → {item.target}", width=44, placeholder=" …")
     lines = [
         method,
