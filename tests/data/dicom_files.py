@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
 
 def dicom(pixels: np.ndarray, **elements: Any) -> Dataset:
     """A CT image of unsigned gray values, or of RGB where ``pixels`` has three channels; without window or rescale."""
     header = Dataset()
-    header.SOPClassUID, header.SOPInstanceUID = CTImageStorage, generate_uid()
+    header.SOPClassUID, header.SOPInstanceUID = CTImageStorage, "1.2.3.4"
     header.Modality, header.PatientID = "CT", "17"
     header.SeriesInstanceUID, header.StudyInstanceUID = "1.2.3", "1.2"
     frames = elements.get("NumberOfFrames", 1)

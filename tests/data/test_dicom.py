@@ -1,6 +1,8 @@
 import json
 import logging
+import os
 import struct
+import subprocess
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +36,7 @@ from pydicom.uid import (
 )
 
 import radvqa.data.dicom as module
+from radvqa.data import dicom_decoder
 from radvqa.data.dicom import codestream_size, converted, read_dicom, rendering_of
 from radvqa.data.dicom_codes import ALLOWED_TAGS, PRESETS, allowed_value, is_dicom
 from radvqa.data.imaging import open_image, window_to_8_bit
@@ -537,6 +540,45 @@ def test_damaged_files_give_a_picture_or_a_data_error(data: st.DataObject, whole
         assert image.pixels.dtype == np.uint8
 
 
+def test_a_decoder_that_dies_costs_one_file_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "x.dcm", dicom(np.zeros((64, 64), np.uint8)), syntax=RLELossless, compress=True)
+    expected = read_dicom(path).pixels
+    asked = dicom_decoder._asked
+
+    def killed(child: subprocess.Popen, content: bytes, index: int) -> object:
+        child.kill()
+        return asked(child, content, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dicom_decoder, "_asked", killed)
+        with pytest.raises(DataError, match="cannot be decoded"):
+            read_dicom(path)
+    assert np.array_equal(read_dicom(path).pixels, expected)
+
+
+def test_a_decoder_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "x.dcm", dicom(np.zeros((64, 64), np.uint8)), syntax=RLELossless, compress=True)
+    monkeypatch.setattr(dicom_decoder, "LONGEST_DECODE", 0.2)
+    monkeypatch.setattr(dicom_decoder, "_REQUEST", struct.Struct("<QI8x"))  # the child waits for what never comes
+    with pytest.raises(DataError, match="cannot be decoded"):
+        read_dicom(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_process_has_a_decoder_of_its_own(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.dcm", dicom(np.zeros((64, 64), np.uint8)), syntax=RLELossless, compress=True)
+    expected = read_dicom(path).pixels
+    forked = os.fork()
+    if forked == 0:
+        try:
+            same = np.array_equal(read_dicom(path).pixels, expected)
+            dicom_decoder._Child.stop()
+        finally:
+            os._exit(0 if same else 1)
+    assert os.waitpid(forked, 0)[1] == 0
+    assert np.array_equal(read_dicom(path).pixels, expected)
+
+
 # --- nothing of the header gets out ----------------------------------------------------------------------------------
 
 MARKER = "MARKERQXZ"
@@ -580,7 +622,9 @@ def test_no_text_of_the_header_gets_out(
     if fault == "truncated":
         path.write_bytes(content[:-70])
     if fault == "number":  # the marker where a number should be
-        path.write_bytes(content.replace(b"DS\x06\x00-1000 ", b"DS\x06\x00MARKER", 1))
+        number, fake = b"DS\x06\x00-1000 ", b"DS\x06\x00MARKER"
+        assert number in content
+        path.write_bytes(content.replace(number, fake, 1))
     said = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

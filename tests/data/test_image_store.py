@@ -82,6 +82,22 @@ def test_gray_pictures_take_a_third_of_the_space(cache: Path, tmp_path: Path, mo
     store.pixels(path)[:] = 0  # an own array
 
 
+def test_gray_and_colour_lie_side_by_side(pictures: list[Path], cache: Path) -> None:
+    for path in pictures[::2]:
+        Image.open(path).convert("L").save(path)
+    for _ in range(2):
+        store = ImageStore.build(pictures, size=6, cache=cache)
+        assert all(np.array_equal(store.pixels(path), squashed(path, 6)) for path in pictures)
+
+
+def test_a_picture_with_little_colour_is_not_gray(cache: Path, tmp_path: Path) -> None:
+    pixels = np.full((40, 40, 3), 90, dtype=np.uint8)
+    pixels[21, 5, 1] = 91
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    store = ImageStore.build([tmp_path / "a.png"], size=40, cache=cache)
+    assert np.array_equal(store.pixels(tmp_path / "a.png"), pixels)
+
+
 def test_equal_files_share_a_row(pictures: list[Path], cache: Path, tmp_path: Path) -> None:
     twin = tmp_path / "twin.png"
     twin.write_bytes(pictures[2].read_bytes())

@@ -216,7 +216,7 @@ def _pair_findings(pictures: Pictures, pairs: Sequence[AlikePair], *, kind: str)
 
 
 def _seen_in_training(pictures: Pictures, pairs: Sequence[AlikePair]) -> Iterator[Finding]:
-    """Per data set and language: evaluated images that are alike to another training image."""
+    """Per data set and language: evaluated images that are, or are alike to, a training image."""
     sides: dict[tuple[str, str, Split], set[int]] = defaultdict(set)
     for place, picture in enumerate(pictures.seen):
         for split, language in picture.rows:
@@ -232,7 +232,8 @@ def _seen_in_training(pictures: Pictures, pairs: Sequence[AlikePair]) -> Iterato
             continue
         best: dict[int, tuple[int, AlikePair]] = {}
         for place in evaluated:
-            near = [found for found in neighbours[place] if found[0] in trained]
+            itself = [(place, AlikePair(first=place, second=place, correlation=1.0))]
+            near = [found for found in [*itself, *neighbours[place]] if found[0] in trained]
             if near:
                 best[place] = max(near, key=lambda found: found[1].correlation)
         if best:

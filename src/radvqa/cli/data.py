@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from radvqa.errors import RunError
+from radvqa.errors import RecipeError, RunError
 
 if TYPE_CHECKING:
     from radvqa.audit import AuditReport
@@ -80,7 +80,7 @@ def audit(
     to: Annotated[Path, typer.Option(metavar="DIR", help="Where audit.html and audit.json go.")] = Path("audit"),
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="OPTION=VALUE", help="An option of every adapter named; repeatable."),
+        typer.Option("--set", metavar="ADAPTER.OPTION=VALUE", help="An option of one adapter; repeatable."),
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode images; all cores.")] = None,
     fail_on_leak: Annotated[bool, typer.Option("--fail-on-leak", help="Exit with 2 if there is a leak.")] = False,
@@ -100,6 +100,15 @@ def audit(
 
     options = parse_options(changes or [])
     opened = [open_path(spec, options=options, for_audit=True) for spec in datasets]
+    names = {name for _, name, _ in opened}
+    if unused := [option for option in options if "." in option and option.rpartition(".")[0] not in names]:
+        raise RecipeError(
+            f"no audited data set takes the option {unused[0]!r}",
+            where="--set",
+            expected=f"ADAPTER.OPTION with one of {', '.join(sorted(names))}",
+            got=unused[0],
+            fix="correct the name before the dot",
+        )
     report = find(opened, progress=Progress(quiet), engine=LocalEngine(workers))
     data, page = write_audit(report, to)
     if as_json:

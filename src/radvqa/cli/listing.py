@@ -1,14 +1,14 @@
 """What ``radvqa list`` and ``radvqa show`` tell, as plain values; the verbs print them as a table or as JSON."""
 
-import ast
+import inspect
 import json
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from radvqa.data import adapter_class, adapter_names
 from radvqa.errors import RunError
 from radvqa.run.folder import RunFolder, list_runs
 
@@ -30,13 +30,12 @@ MODELS: tuple[Mapping[str, str], ...] = (
 
 
 def datasets() -> list[dict[str, str]]:
-    """Name, options, licence and home page of each built-in data set.
+    """Name, options, licence and home page of each data set, built in or brought by an installed package.
 
-    Read from the source, since importing every adapter would load scipy for one that is only looked at.
+    Raises:
+        RecipeError: the adapter of a package cannot be imported.
     """
-    from radvqa.data import DATASETS
-
-    return [_dataset(name) for name in DATASETS]
+    return [_dataset(name) for name in adapter_names()]
 
 
 def recipes(folder: Path) -> list[dict[str, str]]:
@@ -132,29 +131,20 @@ def _estimate(estimate: Mapping[str, float | None]) -> str:
 
 
 def _dataset(name: str) -> dict[str, str]:
-    spec = find_spec(f"radvqa.data.adapters.{name}")
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"radvqa.data.adapters.{name}")
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    adapter = next(
-        node
-        for node in tree.body
-        if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "DatasetAdapter" for base in node.bases)
-    )
-    constants = {
-        ast.unparse(node.target): ast.literal_eval(node.value)
-        for node in adapter.body
-        if isinstance(node, ast.AnnAssign) and node.value is not None
-    }
-    constructor = next(node for node in adapter.body if isinstance(node, ast.FunctionDef) and node.name == "__init__")
-    options = ast.unparse(constructor.args).removeprefix("self, ").removeprefix("*, ").replace(", *,", ",")
+    adapter = adapter_class(name, where="installed packages")
     return {
         "adapter": name,
-        "what": _first_line(ast.get_docstring(adapter)),
-        "options": options,
-        "licence": constants["licence"],
-        "homepage": constants["homepage"],
+        "what": _first_line(adapter.__doc__),
+        "options": ", ".join(map(_option, list(inspect.signature(adapter).parameters.values()))) or "none",
+        "licence": adapter.licence,
+        "homepage": adapter.homepage or "none",
     }
+
+
+def _option(parameter: inspect.Parameter) -> str:
+    kind = inspect.formatannotation(parameter.annotation).replace("collections.abc.", "").replace("typing.", "")
+    given = "" if parameter.default is inspect.Parameter.empty else f" = {parameter.default!r}"
+    return f"{parameter.name}: {kind}{given}"
 
 
 def _first_comment(path: Path) -> str:

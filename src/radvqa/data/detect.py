@@ -27,7 +27,8 @@ def open_path(
     Args:
         spec: ``PATH``, where every known adapter is asked whether it recognises the layout; or ``NAME=PATH``, where
             NAME is one of ``adapter_names()`` or the dotted name of a module; or ``NAME`` for data that are made.
-        options: constructor options beside the path.
+        options: constructor options beside the path. One written ``NAME.option`` is for the adapter NAME alone; those
+            of other adapters are passed over.
         for_audit: also give the options with which the class wants to be audited; ``options`` win over them.
 
     Raises:
@@ -39,7 +40,11 @@ def open_path(
         name = recognised(Path(path))
     where = f"the data set {spec!r}"
     factory = adapter_class(name, where=where)
-    given: dict[str, Any] = {**(factory.audit_options if for_audit else {}), **options}
+    own = {option: value for option, value in options.items() if "." not in option}
+    addressed = {
+        option.removeprefix(f"{name}."): value for option, value in options.items() if option.startswith(f"{name}.")
+    }
+    given: dict[str, Any] = {**(factory.audit_options if for_audit else {}), **own, **addressed}
     if path:
         given[_path_option(factory)] = path
     label = name.rpartition(".")[2]

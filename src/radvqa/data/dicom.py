@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache as cached
-from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -52,6 +51,7 @@ from radvqa.data.dicom_codes import (
     check_window,
     is_dicom,
 )
+from radvqa.data.dicom_decoder import PIXEL_TAGS, decoded_frame
 from radvqa.data.dicom_window import (
     COLOUR,
     FOREIGN_ERRORS,
@@ -114,27 +114,21 @@ _HEADER_TAGS: tuple[str, ...] = (
         for colour in ("Red", "Green", "Blue")
     ),
     *(f"{colour}PaletteColorLookupTableDescriptor" for colour in ("Red", "Green", "Blue")),
-    "ExtendedOffsetTable",
-    "ExtendedOffsetTableLengths",
 )
-_PIXEL_TAGS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_FLOAT_PIXELS = ("FloatPixelData", "DoubleFloatPixelData")
 _FRAME_GROUPS = (
     "PixelValueTransformationSequence",
     "FrameVOILUTSequence",
     "PixelMeasuresSequence",
     "PlaneOrientationSequence",
 )
-_LIBRARIES = ("pydicom", "pylibjpeg", "libjpeg", "openjpeg", "rle", "gdcm")
+_LIBRARIES = ("pydicom", "pylibjpeg")
 _PNG_KEY = "radvqa"
 _RESTORE = "export the file again from its source, or leave it out"
 
-# These libraries quote header values in what they log, and gdcm writes to standard error by itself.
+# These libraries quote header values in what they log.
 for _library in _LIBRARIES:
     logging.getLogger(_library).setLevel(logging.CRITICAL + 1)
-_gdcm: Any = import_module("gdcm")
-_gdcm.Trace.WarningOff()
-_gdcm.Trace.DebugOff()
-_gdcm.Trace.ErrorOff()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -519,13 +513,15 @@ def _stored_values(content: bytes, header: Dataset, syntax: UID, path: Path, *, 
     what = "the pixel data are missing, truncated or cannot be decoded"
     if syntax.is_encapsulated or syntax == DeflatedExplicitVRLittleEndian:
         whole = _attempt(
-            lambda: pydicom.dcmread(BytesIO(content), force=True, specific_tags=_tags((*_HEADER_TAGS, *_PIXEL_TAGS))),
+            lambda: pydicom.dcmread(BytesIO(content), force=True, specific_tags=_tags((*PIXEL_TAGS, *_FLOAT_PIXELS))),
             path,
             what,
         )
         if syntax.is_encapsulated:
             _require_promised_size(whole, path, index=index, frames=frames)
-        values: Values = _attempt(lambda: pixel_array(whole, index=index), path, what)
+            values: Values = _attempt(lambda: decoded_frame(content, index), path, what)
+        else:
+            values = _attempt(lambda: pixel_array(whole, index=index), path, what)
     else:
         values = _attempt(lambda: pixel_array(BytesIO(content), index=index, transfer_syntax_uid=syntax), path, what)
     if values.shape[:2] != (header.Rows, header.Columns) or values.size == 0:
@@ -555,6 +551,14 @@ def _require_supported(header: Dataset, syntax: UID, path: Path) -> None:
             where=str(path),
             expected=", ".join((*GREY, *COLOUR, PALETTE)),
             got=photometric or "none, or an unknown one",
+            fix=_RESTORE,
+        )
+    if quietly(header, "SamplesPerPixel") not in (None, 1, 3):
+        raise DataError(
+            "the kind of pixels cannot be shown",
+            where=str(path),
+            expected="1 or 3 samples per pixel",
+            got="another number",
             fix=_RESTORE,
         )
     try:

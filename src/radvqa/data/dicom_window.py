@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_windowing
 
 from radvqa.data.dicom_codes import PRESETS, STORED, Window, allowed_value
@@ -40,6 +40,7 @@ FOREIGN_ERRORS = (
     AssertionError,
     AttributeError,
     BufferError,
+    BytesLengthException,
     EOFError,
     ImportError,
     InvalidDicomError,

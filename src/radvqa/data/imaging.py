@@ -94,7 +94,7 @@ def open_content(content: bytes, path: Path, *, keep_gray: bool = False) -> tupl
     stored = _decode(content, path)
     mode = stored.mode
     image = _to_8_bit(stored, path)
-    return image if keep_gray else image.convert("RGB"), mode
+    return image if keep_gray or image.mode == "RGB" else image.convert("RGB"), mode
 
 
 def open_unconverted(path: Path) -> Image.Image:
@@ -134,14 +134,14 @@ def fit(image: Image.Image, size: int, *, aspect: Aspect) -> Pixels:
 
     The filter is Pillow's bicubic, which is anti-aliased when it shrinks. Scaling to [-1, 1] is left to the model.
     """
-    return as_rgb(fit_channels(image, size, aspect=aspect))
+    return np.array(as_rgb(fit_channels(image, size, aspect=aspect)))
 
 
 def fit_channels(image: Image.Image, size: int, *, aspect: Aspect) -> Pixels:
-    """As ``fit``, but ``(size, size)`` for a picture of mode ``L``, the same as each channel of ``fit``."""
+    """As ``fit``, but ``(size, size)`` for a picture of mode ``L``, the same as each channel of ``fit``; read-only."""
     left, top, width, height = fitted_box(image.size, size, aspect=aspect)
-    source = image if image.mode == "L" else image.convert("RGB")
-    resized = np.array(source.resize((width, height), resample=RESAMPLE), dtype=np.uint8)
+    source = image if image.mode in ("L", "RGB") else image.convert("RGB")
+    resized = np.asarray(source.resize((width, height), resample=RESAMPLE))
     if (width, height) == (size, size):
         return resized
     square = np.zeros((size, size, *resized.shape[2:]), dtype=np.uint8)
@@ -245,7 +245,7 @@ def _to_8_bit(image: Image.Image, path: Path) -> Image.Image:
             return Image.fromarray(window_to_8_bit(values))
         if upright.mode == "P" and "transparency" in upright.info:
             upright = upright.convert("RGBA")  # Pillow warns if palette transparency is dropped in one step
-        return upright if upright.mode == "L" else upright.convert("RGB")
+        return upright if upright.mode in ("L", "RGB") else upright.convert("RGB")
     except _DECODE_ERRORS as error:
         raise _undecodable(path, error) from error
 
