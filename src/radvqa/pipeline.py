@@ -256,7 +256,8 @@ def read_samples(folder: RunFolder, *, progress: Progress) -> dict[tuple[str, Sp
         reading.require_sound(name, split, most_malformed=recipe.most_malformed)
         readings[name, split] = reading
     samples = {key: list(reading.samples) for key, reading in readings.items()}
-    _require_disjoint(samples, evaluated)
+    if recipe.evaluate.seen_pictures != "drop":
+        _require_disjoint(samples, evaluated)
     if recipe.evaluate.seen_pictures != "allow":
         readings = _without_seen(readings, evaluated, drop=recipe.evaluate.seen_pictures == "drop", progress=progress)
     for (name, split), reading in readings.items():
@@ -383,14 +384,14 @@ def _require_disjoint(samples: Mapping[tuple[str, Split], list[VqaSample]], eval
                 where=f"{evaluated[0]}, {evaluated[1]} and {key[0]}, {key[1]}",
                 expected="no patient, case or image in both",
                 got=f"{len(shared)} shared, e.g. {min(shared)}",
-                fix="evaluate another split, or correct the split files",
+                fix="evaluate another split, or set evaluate.seen_pictures to drop to leave them out of training",
             )
 
 
 def _without_seen(
     readings: Mapping[tuple[str, Split], Reading], evaluated: tuple[str, Split], *, drop: bool, progress: Progress
 ) -> dict[tuple[str, Split], Reading]:
-    """The readings, without training groups of which a picture is evaluated; those become rejects.
+    """The readings, without training groups that are evaluated, or of which a picture is; those become rejects.
 
     Raises:
         DataError: there are such pictures and ``drop`` is False, or nothing is left to train on.
@@ -411,7 +412,8 @@ def _without_seen(
                 got="; ".join(f"{one.trained.image_id} and {one.evaluated.image_id}: {one.how}" for one in seen[:5]),
                 fix="set evaluate.seen_pictures to drop to leave them out of training, or train on other data",
             )
-        how = {one.trained.group_id: f"{one.trained.image_id} is evaluated: {one.how}" for one in seen}
+        how = {one.group_id: "the group is evaluated" for one in asked}
+        how |= {one.trained.group_id: f"{one.trained.image_id} is evaluated: {one.how}" for one in seen}
         kept = tuple(sample for sample in reading.samples if sample.group_id not in how)
         dropped = tuple(
             Reject(

@@ -210,7 +210,8 @@ class Evaluate(_Section):
     seen_pictures: Literal["allow", "refuse", "drop"] = "allow"
     """What to do where a training picture, of any data set, is an evaluated one: equal, nearly equal (thumbnails
     correlate above 0.98) or of the same public id. `refuse` stops the run; `drop` leaves the whole group of such a
-    picture out of training, counted as rejects. Shared group ids are always refused."""
+    picture, and groups with an evaluated id, out of training, counted as rejects. Groups with the same id in training
+    and evaluation are refused otherwise."""
     slices: tuple[str, ...] = ("modality", "content_type")
     """Tags by which the scores are broken down."""
 

@@ -185,6 +185,9 @@ def _model(recipe: Recipe) -> Finding:
 def _leaks(recipe: Recipe, data: _Data) -> Iterator[Finding]:
     """One finding per training set that shares groups with the evaluated split, or one fact that none does."""
     evaluate = recipe.evaluate
+    if evaluate.seen_pictures == "drop":
+        yield Finding(subject="leaks", fact="evaluated groups and pictures are left out of training when the run reads")
+        return
     trained = list(dict.fromkeys(name for stage in recipe.stages for name in stage.datasets))
     readable = True
     leaks = 0
