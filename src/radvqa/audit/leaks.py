@@ -89,7 +89,7 @@ def _crossing_groups(contents: Contents) -> Iterator[Finding]:
         unit="groups",
         advice="read one language at a time: each is disjoint in itself, merged they leak"
         if mixed
-        else "make splits by group (`splits` of a data set in the recipe), or evaluate what no other split shares",
+        else "make splits by group, with splits under the data set in a recipe",
         evidence=tuple(
             Evidence(
                 subjects=(group,),

@@ -15,6 +15,8 @@ SHOWN = 5
 
 PICTURE_SIDE = 160
 LONGEST_DETAIL = 400
+OTHER_SPLIT = "other_split"
+"""Reason of rows that are counted with another split; the audit reads all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +100,7 @@ def _left_out(rejects: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Sequenc
         for label, by_split in rejects.items()
         for split, reasons in by_split.items()
         for reason, count in reasons.items()
+        if reason != OTHER_SPLIT
     ]
 
 
