@@ -14,8 +14,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from radvqa.data import archive as archive_module
-from radvqa.data.archive import Member, check_members, is_archive, members_of, unpack, why_unsafe, without_suffix
+from radvqa.data.download import archive as archive_module
+from radvqa.data.download.archive import (
+    Member,
+    check_members,
+    is_archive,
+    members_of,
+    unpack,
+    why_unsafe,
+    without_suffix,
+)
 from radvqa.errors import DataError, RadvqaError, RunError
 
 ROOM = 10**9

@@ -28,7 +28,6 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
-    JPEGBaseline8Bit,
     RLELossless,
     RTStructureSetStorage,
     SegmentationStorage,
@@ -39,7 +38,7 @@ import radvqa.data.dicom as module
 from radvqa.data import dicom_decoder
 from radvqa.data.dicom import codestream_size, converted, read_dicom, rendering_of
 from radvqa.data.dicom_codes import ALLOWED_TAGS, PRESETS, allowed_value, is_dicom
-from radvqa.data.imaging import open_image, window_to_8_bit
+from radvqa.data.imaging import open_image, open_unconverted, window_to_8_bit
 from radvqa.errors import DataError, RecipeError
 
 HU = {"RescaleSlope": 1, "RescaleIntercept": -1000, "RescaleType": "HU"}
@@ -504,9 +503,6 @@ def test_a_file_without_preamble_is_read(tmp_path: Path) -> None:
     assert np.array_equal(read_dicom(path).pixels, expected)
 
 
-DAMAGED_BASES = (None, RLELossless, JPEG2000Lossless, JPEGBaseline8Bit, DeflatedExplicitVRLittleEndian)
-
-
 @pytest.fixture(scope="module")
 def wholes(tmp_path_factory: pytest.TempPathFactory, published: dict[str, Path]) -> list[bytes]:
     folder = tmp_path_factory.mktemp("wholes")
@@ -725,6 +721,11 @@ def test_open_image_opens_dicom(tmp_path: Path) -> None:
     image = open_image(path)
     assert (image.mode, image.size) == ("RGB", (4, 4))
     assert np.array_equal(np.asarray(image)[..., 1], read_dicom(path).pixels)
+
+
+def test_label_masks_are_not_read_from_dicom(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="label masks are not read from DICOM"):
+        open_unconverted(ct_slice(tmp_path / "x.dcm"))
 
 
 def test_threads_do_not_see_each_others_warnings(tmp_path: Path) -> None:

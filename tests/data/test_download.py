@@ -21,11 +21,13 @@ from loopback import COMMIT, Fault, Site, serving
 from typer.testing import CliRunner
 
 from radvqa.cli.app import app
-from radvqa.data import DATASETS, archive, download, open_dataset, transfer
-from radvqa.data.catalogue import CATALOGUE, Entry, GithubSource, HubSource, Unpack, WebSource, ZenodoSource
-from radvqa.data.manifest import MANIFEST_FILE, UNFINISHED_FILE, Manifest, accept, read_manifest
-from radvqa.data.sources import Addresses
-from radvqa.data.transfer import Patience, RemoteFile, Web
+from radvqa.data import DATASETS, open_dataset
+from radvqa.data.download import archive, transfer
+from radvqa.data.download import fetch as download
+from radvqa.data.download.catalogue import CATALOGUE, Entry, GithubSource, HubSource, Unpack, WebSource, ZenodoSource
+from radvqa.data.download.manifest import MANIFEST_FILE, UNFINISHED_FILE, Manifest, accept, read_manifest
+from radvqa.data.download.sources import Addresses
+from radvqa.data.download.transfer import Patience, RemoteFile, Web
 from radvqa.errors import DataError, RadvqaError, RunError
 from radvqa.run.progress import Progress
 

@@ -17,14 +17,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from radvqa.cli.app import NOTICE, app
-from radvqa.data import export as export_module
 from radvqa.data import open_dataset
 from radvqa.data.adapter import DatasetAdapter, Item
 from radvqa.data.adapters.exported import ExportedDataset
 from radvqa.data.detect import open_path
-from radvqa.data.export import Source, export_dataset
-from radvqa.data.export_card import hub_licence
-from radvqa.data.export_layouts import FORMATS, MANIFEST, Format, row_of
+from radvqa.data.export import writing as export_module
+from radvqa.data.export.card import hub_licence
+from radvqa.data.export.layouts import FORMATS, MANIFEST, Format, row_of
+from radvqa.data.export.writing import Source, export_dataset
 from radvqa.data.imaging import open_image
 from radvqa.errors import DataError, RunError
 from radvqa.models.layout import prompt_text

@@ -12,9 +12,9 @@ from skimage.measure import label as connected_components
 from radvqa.data import open_dataset
 from radvqa.data.adapters import phantom
 from radvqa.data.adapters.phantom import PhantomDataset
-from radvqa.data.phantom_anatomy import FIRST_LESION, ORGANS, VIEWS
-from radvqa.data.phantom_image import CONTRAST_TO_NOISE_FLOOR, render
-from radvqa.data.phantom_questions import CONTENT_TYPES, QuestionQuota
+from radvqa.data.phantom.anatomy import FIRST_LESION, ORGANS, VIEWS
+from radvqa.data.phantom.image import CONTRAST_TO_NOISE_FLOOR, render
+from radvqa.data.phantom.questions import CONTENT_TYPES, QuestionQuota
 from radvqa.errors import DataError, RecipeError, RunError
 from radvqa.sample import SPLITS
 

@@ -22,7 +22,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from radvqa.data.phantom_image import render
+from radvqa.data.phantom.image import render
 from radvqa.errors import ModelError
 from radvqa.models.embedded import (
     IMAGENET_MEAN,

@@ -39,6 +39,17 @@ def slow_at_first(number: int) -> int:
     return number
 
 
+KEPT: list[bytes] = []
+
+
+def grown(number: int) -> int:
+    """Keeps 400 MB at first, and takes longer than the second that lies between two checks of the memory."""
+    if not KEPT:
+        KEPT.append(bytearray(b"x") * 400_000_000)
+    time.sleep(0.15)
+    return number
+
+
 class Unreadable:
     """Cannot be unpickled."""
 
@@ -109,6 +120,14 @@ def test_a_killed_worker_is_an_error_that_says_what_to_do() -> None:
         list(engine.map(killed_at_50, range(100), group=10))
     assert "fewer workers" in str(caught.value.fix)
     assert list(engine.map(square, range(100))) == [n * n for n in range(100)], "the next map has new workers"
+
+
+@pytest.mark.timeout(60)
+def test_workers_that_grow_are_replaced_without_a_hang() -> None:
+    engine = LocalEngine(2)
+    list(engine.map(square, range(100)))  # memory is compared with that of the first tasks
+    numbers = list(range(40))
+    assert list(engine.map(grown, numbers, group=1)) == numbers
 
 
 def test_what_the_function_raises_arrives_with_the_traceback_of_the_worker() -> None:

@@ -10,9 +10,9 @@ from radvqa.errors import RecipeError, RunError
 
 if TYPE_CHECKING:
     from radvqa.audit import AuditReport
-    from radvqa.data.catalogue import Entry
-    from radvqa.data.download import Fetched
-    from radvqa.data.manifest import Acceptance
+    from radvqa.data.download.catalogue import Entry
+    from radvqa.data.download.fetch import Fetched
+    from radvqa.data.download.manifest import Acceptance
 
 app = typer.Typer(
     name="data",
@@ -52,14 +52,14 @@ def get(
     if name is None:
         _print_catalogue(as_json=as_json)
         return
-    from radvqa.data import download
-    from radvqa.data.catalogue import entry_named
-    from radvqa.data.manifest import read_manifest
+    from radvqa.data.download import fetch
+    from radvqa.data.download.catalogue import entry_named
+    from radvqa.data.download.manifest import read_manifest
     from radvqa.run.progress import Progress
 
     entry = entry_named(name)
     folder = to if to is not None else Path("data") / name
-    fetched = download.get(
+    fetched = fetch.get(
         entry,
         folder,
         acceptance=_acceptance(entry, folder, accepted=accept_licence),
@@ -148,7 +148,7 @@ def export(
     four formats back. See docs/export.md.
     """
     from radvqa.data.detect import open_path, parse_options, path_of
-    from radvqa.data.export import Source, export_dataset
+    from radvqa.data.export.writing import Source, export_dataset
     from radvqa.run.progress import Progress
 
     options = parse_options(changes or [])
@@ -207,8 +207,8 @@ def _print_export(folder: Path, manifest: dict[str, Any], *, as_json: bool) -> N
 
 def _acceptance(entry: "Entry", folder: Path, *, accepted: bool) -> "Acceptance":
     """The record that the user accepts the licence; shows it and asks where that is not known yet."""
-    from radvqa.data.download import accepted_before
-    from radvqa.data.manifest import accept
+    from radvqa.data.download.fetch import accepted_before
+    from radvqa.data.download.manifest import accept
 
     if (before := accepted_before(entry, folder)) is not None:
         return before
@@ -236,8 +236,8 @@ def _on_terminal() -> bool:
 
 def _print_catalogue(*, as_json: bool) -> None:
     from radvqa.cli.app import _print_json, _print_table
-    from radvqa.data.catalogue import CATALOGUE
-    from radvqa.data.download import readable_bytes
+    from radvqa.data.download.catalogue import CATALOGUE
+    from radvqa.data.download.fetch import readable_bytes
 
     entries = CATALOGUE.values()
     if as_json:
@@ -277,8 +277,8 @@ def _print_catalogue(*, as_json: bool) -> None:
 
 def _print_fetched(fetched: "Fetched", *, as_json: bool) -> None:
     from radvqa.cli.app import NOTICE, _print_json
-    from radvqa.data.download import readable_bytes
-    from radvqa.data.manifest import MANIFEST_FILE
+    from radvqa.data.download.fetch import readable_bytes
+    from radvqa.data.download.manifest import MANIFEST_FILE
 
     entry, manifest = fetched.entry, fetched.manifest
     files = len(manifest.contents())

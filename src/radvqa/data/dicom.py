@@ -518,7 +518,7 @@ def _stored_values(content: bytes, header: Dataset, syntax: UID, path: Path, *, 
             what,
         )
         if syntax.is_encapsulated:
-            _require_promised_size(whole, path, index=index, frames=frames)
+            _require_promised_size(whole, header, path, index=index, frames=frames)
             values: Values = _attempt(lambda: decoded_frame(content, index), path, what)
         else:
             values = _attempt(lambda: pixel_array(whole, index=index), path, what)
@@ -575,24 +575,24 @@ def _require_supported(header: Dataset, syntax: UID, path: Path) -> None:
         )
 
 
-def _require_promised_size(whole: Dataset, path: Path, *, index: int, frames: int) -> None:
+def _require_promised_size(whole: Dataset, header: Dataset, path: Path, *, index: int, frames: int) -> None:
     """Refuse a compressed frame that is of another size than the header says, before a decoder makes room for it."""
     what = "the pixel data are missing, truncated or cannot be decoded"
     frame = _attempt(lambda: _compressed_frame(whole, index, frames), path, what)
-    size = codestream_size(frame)
-    if whole.file_meta.get("TransferSyntaxUID") == JPEGExtended12Bit and whole.BitsStored > 8:
+    size, bits = codestream_size(frame), quietly(header, "BitsStored")
+    if whole.file_meta.get("TransferSyntaxUID") == JPEGExtended12Bit and isinstance(bits, int) and bits > 8:
         raise DataError(
             "the pixel data are compressed by a method that cannot be read",
             where=str(path),
             expected="JPEG Extended with 8 bits",
-            got=f"JPEG Extended with {whole.BitsStored} bits, which no installed decoder reads",
+            got=f"JPEG Extended with {bits} bits, which no installed decoder reads",
             fix="convert the file to an uncompressed transfer syntax first",
         )
-    if size is not None and (size[:2] != (whole.Columns, whole.Rows) or size[2] > 4):
+    if size is not None and (size[:2] != (header.Columns, header.Rows) or size[2] > 4):
         raise DataError(
             "the compressed picture is of another size than the header says",
             where=str(path),
-            expected=f"{whole.Columns} x {whole.Rows} pixels",
+            expected=f"{header.Columns} x {header.Rows} pixels",
             got=f"{size[0]} x {size[1]} pixels with {size[2]} channels",
             fix=_RESTORE,
         )

@@ -65,8 +65,9 @@ def path_inside(root: Path, relative: str) -> Path:
 
 
 def open_image(path: Path, *, root: Path | None = None) -> Image.Image:
-    """The first frame of a picture as 8-bit RGB, turned upright by its EXIF orientation.
+    """The first frame or page of a picture as 8-bit RGB, turned upright by its EXIF orientation.
 
+    DICOM is opened with its stored window, and several frames by the middle one; see ``radvqa.data.dicom``.
     Gray, palette, CMYK and 1-bit pictures are converted; an alpha channel is dropped, not blended. Gray pictures of
     more than 8 bits go through ``window_to_8_bit``, because Pillow's own conversion clips them at 255.
 
@@ -98,8 +99,20 @@ def open_content(content: bytes, path: Path, *, keep_gray: bool = False) -> tupl
 
 
 def open_unconverted(path: Path) -> Image.Image:
-    """The first frame of a picture with its stored mode and values, for label masks. Raises like ``open_image``."""
-    return _decode(read_picture_file(path), path)
+    """The first frame of a picture with its stored mode and values, for label masks.
+
+    Raises:
+        DataError: like ``open_image``; and for DICOM, whose values would come out windowed.
+    """
+    content = read_picture_file(path)
+    if is_dicom(content):
+        raise DataError(
+            "label masks are not read from DICOM",
+            where=str(path),
+            expected="PNG or TIFF",
+            fix="convert the mask to PNG",
+        )
+    return _decode(content, path)
 
 
 def window_to_8_bit(values: npt.NDArray[np.generic]) -> Pixels:

@@ -31,7 +31,7 @@ from transformers import (
 )
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from radvqa.data.phantom_image import render
+from radvqa.data.phantom.image import render
 from radvqa.errors import ModelError
 from radvqa.models.packages import WeightFile, fetch_weight_file
 from radvqa.records import settle

@@ -1,7 +1,7 @@
 """What ``radvqa data export`` wrote, in any of its four formats, read back as the records it was written from.
 
 The file ``radvqa-export.json`` in the folder says which format it is and which splits there are; the formats are
-described in ``radvqa.data.export_layouts``.
+described in ``radvqa.data.export.layouts``.
 """
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, final
 
 from radvqa.data.adapter import DatasetAdapter, Item
-from radvqa.data.export_layouts import (
+from radvqa.data.export.layouts import (
     FORMATS,
     MANIFEST,
     MANIFEST_LAYOUT,

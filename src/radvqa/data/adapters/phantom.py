@@ -15,9 +15,9 @@ import platformdirs
 from PIL import Image
 
 from radvqa.data.adapter import DatasetAdapter, Item
-from radvqa.data.phantom_anatomy import ORGANS
-from radvqa.data.phantom_image import Phantom, generator, render
-from radvqa.data.phantom_questions import CONTENT_TYPES, QuestionQuota
+from radvqa.data.phantom.anatomy import ORGANS
+from radvqa.data.phantom.image import Phantom, generator, render
+from radvqa.data.phantom.questions import CONTENT_TYPES, QuestionQuota
 from radvqa.errors import DataError, RecipeError
 from radvqa.records import read_records, settle, unwritable, write_records
 from radvqa.sample import SPLITS, Region, Split, VqaSample

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from radvqa.data.export_layouts import HUB_SPLITS, MANIFEST
+from radvqa.data.export.layouts import HUB_SPLITS, MANIFEST
 
 _HUB_LICENCES = re.compile(
     r"cc[ -](by(?:-nc)?(?:-sa|-nd)?)[ -]([0-9]\.[0-9])|cc0[ -](1\.0)|(mit|apache-2\.0)", re.IGNORECASE

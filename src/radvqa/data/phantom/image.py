@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from radvqa.data.phantom_anatomy import FIRST_LESION, ORGANS, TISSUE_IDS, TISSUES, VIEWS, Canvas, Layer, Pen, View, Warp
+from radvqa.data.phantom.anatomy import FIRST_LESION, ORGANS, TISSUE_IDS, TISSUES, VIEWS, Canvas, Layer, Pen, View, Warp
 from radvqa.sample import Split
 
 Array = npt.NDArray[np.float32]

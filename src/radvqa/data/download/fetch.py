@@ -19,9 +19,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import final
 
-from radvqa.data.archive import Unpacked, free_bytes, is_archive, unpack, without_suffix
-from radvqa.data.catalogue import Entry, Unpack
-from radvqa.data.manifest import (
+from radvqa.data.download.archive import Unpacked, free_bytes, is_archive, unpack, without_suffix
+from radvqa.data.download.catalogue import Entry, Unpack
+from radvqa.data.download.manifest import (
     MANIFEST_FILE,
     UNFINISHED_FILE,
     Acceptance,
@@ -33,8 +33,8 @@ from radvqa.data.manifest import (
     read_manifest,
     write_manifest,
 )
-from radvqa.data.sources import Addresses, Listing, list_source
-from radvqa.data.transfer import RemoteFile, Web, checksum, partial_path, settle_file, unwritable
+from radvqa.data.download.sources import Addresses, Listing, list_source
+from radvqa.data.download.transfer import RemoteFile, Web, checksum, partial_path, settle_file, unwritable
 from radvqa.errors import DataError, RunError
 from radvqa.run.progress import Progress
 

@@ -22,7 +22,7 @@ from typing import Any, final
 
 import httpx2
 
-from radvqa.data.manifest import file_sha256
+from radvqa.data.download.manifest import file_sha256
 from radvqa.errors import DataError, RunError
 
 MOST_REDIRECTS = 10

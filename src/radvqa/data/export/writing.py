@@ -27,8 +27,8 @@ from PIL import Image
 import radvqa
 from radvqa.data.adapter import DatasetAdapter
 from radvqa.data.dicom_codes import is_dicom
-from radvqa.data.export_card import card
-from radvqa.data.export_layouts import (
+from radvqa.data.export.card import card
+from radvqa.data.export.layouts import (
     HUB_SPLITS,
     MANIFEST,
     MANIFEST_LAYOUT,
@@ -90,7 +90,7 @@ def export_dataset(
     Args:
         adapter: the data set, opened.
         folder: where to; it must not be there, or be empty.
-        layout: see ``radvqa.data.export_layouts``.
+        layout: see ``radvqa.data.export.layouts``.
         source: for manifest and card.
         splits: those to write; all that are there unless given.
         limit: at most so many records of each split.

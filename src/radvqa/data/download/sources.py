@@ -10,9 +10,9 @@ from urllib.parse import quote
 import httpx2
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from radvqa.data.archive import why_unsafe
-from radvqa.data.catalogue import GithubSource, HubSource, Source, WebSource, ZenodoSource
-from radvqa.data.transfer import WAIT_STATUS, BrokenError, RemoteFile, Web, require_encrypted
+from radvqa.data.download.archive import why_unsafe
+from radvqa.data.download.catalogue import GithubSource, HubSource, Source, WebSource, ZenodoSource
+from radvqa.data.download.transfer import WAIT_STATUS, BrokenError, RemoteFile, Web, require_encrypted
 from radvqa.errors import DataError
 
 T = TypeVar("T", bound=BaseModel)

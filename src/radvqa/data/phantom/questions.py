@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from radvqa.data.phantom_image import LARGE_DIAMETER, SMALL_DIAMETER, Lesion, Phantom
+from radvqa.data.phantom.image import LARGE_DIAMETER, SMALL_DIAMETER, Lesion, Phantom
 from radvqa.sample import AnswerType
 
 _YES_NO = ("Yes", "No")

@@ -1,0 +1,1 @@
+"""``radvqa data get``: what can be fetched from where, resumable transfers, safe unpacking, manifests."""

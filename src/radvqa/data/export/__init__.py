@@ -1,0 +1,1 @@
+"""Writing data sets in the formats of the field."""

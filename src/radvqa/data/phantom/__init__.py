@@ -1,0 +1,1 @@
+"""Drawn anatomy: what the phantom corpus is made of."""
