@@ -14,10 +14,10 @@ from radvqa.data.imaging import (
     fitted_box,
     open_image,
     open_unconverted,
-    path_inside,
     thumbnail,
     window_to_8_bit,
 )
+from radvqa.data.paths import path_inside
 from radvqa.errors import DataError
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "slake" / "Slake1.0" / "imgs"

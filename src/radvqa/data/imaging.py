@@ -6,13 +6,14 @@ Nothing here augments or mirrors: in radiology left and right are part of the an
 import struct
 import zlib
 from io import BytesIO
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from radvqa.data.dicom_codes import is_dicom
+from radvqa.data.paths import require_inside
 from radvqa.errors import DataError
 from radvqa.recipe import Aspect
 
@@ -43,27 +44,6 @@ _DECODE_ERRORS = (
 )
 
 
-def path_inside(root: Path, relative: str) -> Path:
-    """The path ``root / relative``, which is sure to lie inside ``root`` even after following symbolic links.
-
-    The file need not exist. Both slash and backslash count as separators, so a table written on Windows cannot
-    smuggle a ``..`` past this check.
-
-    Raises:
-        DataError: ``relative`` is empty or absolute, contains ``..``, or leaves ``root`` through a symbolic link.
-    """
-    foreign = PureWindowsPath(relative)  # knows drives, and both separators
-    if not relative.strip() or "\0" in relative:
-        raise _outside(root, relative, "an empty path" if "\0" not in relative else "a path with a null character")
-    if foreign.drive or foreign.root:
-        raise _outside(root, relative, "an absolute path")
-    if ".." in foreign.parts:
-        raise _outside(root, relative, "a path with '..'")
-    path = root / relative
-    _require_inside(path, root)
-    return path
-
-
 def open_image(path: Path, *, root: Path | None = None) -> Image.Image:
     """The first frame or page of a picture as 8-bit RGB, turned upright by its EXIF orientation.
 
@@ -80,7 +60,7 @@ def open_image(path: Path, *, root: Path | None = None) -> Image.Image:
             against decompression bombs.
     """
     if root is not None:
-        _require_inside(path, root)
+        require_inside(path, root)
     return open_content(read_picture_file(path), path)[0]
 
 
@@ -280,23 +260,4 @@ def _bomb(path: Path, got: str) -> DataError:
         expected=f"at most {Image.MAX_IMAGE_PIXELS} pixels",
         got=got,
         fix="check where the file comes from; if it is genuine, shrink it first",
-    )
-
-
-def _require_inside(path: Path, root: Path) -> None:
-    try:
-        inside = path.resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a name too long, a null character
-        raise _outside(root, str(path), str(error)) from error
-    if not inside:
-        raise _outside(root, str(path), f"a path that leads to {path.resolve()}")
-
-
-def _outside(root: Path, path: str, got: str) -> DataError:
-    return DataError(
-        "path leaves the data folder",
-        where=repr(path),
-        expected=f"a relative path inside {root}, also after following symbolic links",
-        got=got,
-        fix="correct the path in the table, or copy the file into the data folder instead of linking it",
     )

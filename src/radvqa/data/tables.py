@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from radvqa.data.adapter import Item
+from radvqa.data.paths import path_inside
 from radvqa.errors import DataError
 from radvqa.sample import Reject
 
@@ -93,6 +94,18 @@ class Row:
         if self.broken is not None:
             raise self.broken
         return self.values
+
+
+def image_inside(root: Path, relative: str, *, key: str) -> Path:
+    """The path of a row's picture inside the folder ``root``; it need not be there.
+
+    Raises:
+        RowError: it would lie outside; ``key`` names the value in the message.
+    """
+    try:
+        return path_inside(root, relative)
+    except DataError as error:
+        raise RowError("path_leaves_folder", f"{key} {relative!r:.200} leaves the data folder: {error.got}") from error
 
 
 def items_of(rows: Iterable[Row], make: Callable[[Row], Iterable[Item]]) -> Iterator[Item]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment
 
-from radvqa.data.imaging import path_inside
+from radvqa.data.paths import path_inside
 from radvqa.errors import DataError
 from radvqa.evaluate.metrics import exact_match
 from radvqa.html import Picture, data_uri, page_environment, reason, thumbnail

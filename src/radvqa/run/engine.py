@@ -71,7 +71,7 @@ class LocalEngine:
     def _mapped(self, function: Callable[[T], R], groups: Iterator[list[T]]) -> Iterator[R]:
         # A worker that holds much more memory than at first (a model it has opened) is replaced by a new one, and loky
         # warns in a thread of its own: where warnings are errors, that thread would die and the results never come.
-        0 and warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
+        warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
         pool = get_reusable_executor(max_workers=self.workers, timeout=10, env=_ONE_THREAD)
         in_flight: deque[Future[list[R] | _Raised]] = deque()
         try:

@@ -22,8 +22,7 @@ from radvqa.data.export.layouts import (
     table_name,
 )
 from radvqa.data.image_cache import embedded_image
-from radvqa.data.imaging import path_inside
-from radvqa.data.tables import Row, RowError, items_of, read_json, read_json_lines, read_parquet
+from radvqa.data.tables import Row, RowError, image_inside, items_of, read_json, read_json_lines, read_parquet
 from radvqa.errors import DataError
 from radvqa.sample import SPLITS, Defect, Split
 
@@ -106,10 +105,7 @@ class ExportedDataset(DatasetAdapter):
 
     def _text_record(self, row: Row, layout: Format) -> Record:
         name = image_name(row.values, layout=layout)
-        try:
-            image = path_inside(self.root, name)
-        except DataError as error:
-            raise RowError("path_leaves_folder", f"image {name!r} leaves the data folder: {error.got}") from error
+        image = image_inside(self.root, name, key="image")
         return record_of(row.values, layout=layout, image=image)
 
     def _read(self, table: Path) -> Iterator[Row]:

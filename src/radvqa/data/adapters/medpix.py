@@ -25,8 +25,7 @@ from typing import Any, ClassVar, final
 
 from radvqa.data.adapter import DatasetAdapter, Item
 from radvqa.data.hub_layout import split_named
-from radvqa.data.imaging import path_inside
-from radvqa.data.tables import Row, RowError, items_of, read_csv, read_json, read_json_lines, shown
+from radvqa.data.tables import Row, RowError, image_inside, items_of, read_csv, read_json, read_json_lines, shown
 from radvqa.errors import DataError
 from radvqa.sample import SPLITS, CaptionedImage, Defect, Reject, Split
 
@@ -167,10 +166,7 @@ class MedPixDataset(DatasetAdapter):
     def _items(self, row: Row, split: Split, *, cases: Mapping[str, MedPixCase]) -> Iterator[Item]:
         image_id = row.text("image")
         where = f"{row.where}, image {shown_id(image_id)}"
-        try:
-            image = path_inside(self.root, f"images/{image_id}.png")
-        except DataError as error:
-            raise RowError("path_leaves_folder", f"image {shown(image_id)} leaves the folder: {error.got}") from error
+        image = image_inside(self.root, f"images/{image_id}.png", key="image")
         sample_id, case_id = f"medpix-{image_id}", row.text("U_id")
         description = _nested(row, "Description")
         modality = row.one_of("Type", _TYPES)

@@ -23,8 +23,7 @@ from radvqa.data.adapters.medpix import read_uid_list, shown_id
 from radvqa.data.answers import inferred_answer_type
 from radvqa.data.hub_layout import parquet_splits, split_named
 from radvqa.data.image_cache import embedded_image
-from radvqa.data.imaging import path_inside
-from radvqa.data.tables import Row, RowError, items_of, parquet_columns, read_csv, read_parquet, shown
+from radvqa.data.tables import Row, RowError, image_inside, items_of, parquet_columns, read_csv, read_parquet, shown
 from radvqa.errors import DataError, RecipeError
 from radvqa.sample import SPLITS, Defect, Reject, Split, VqaSample
 
@@ -182,12 +181,7 @@ class MedPixQaDataset(DatasetAdapter):
             image_id = PureWindowsPath(published).stem
             if not image_id:
                 raise RowError("empty_value", f"image_id {shown(published)} names no picture")
-            try:
-                return image_id, path_inside(self._images, f"{image_id}.png")
-            except DataError as error:
-                raise RowError(
-                    "path_leaves_folder", f"image_id {shown(published)} names no picture: {error.got}"
-                ) from error
+            return image_id, image_inside(self._images, f"{image_id}.png", key="image_id")
         inside = "image" if "image" in row.values else "image_id"
         picture = embedded_image(row, inside)
         value = row.values[inside]

@@ -29,7 +29,7 @@ from radvqa.data.dicom_codes import DICOM_SUFFIXES, Frame, Window, check_window,
 from radvqa.data.dicom_series import Series, dicom_files, files_below, largest, read_slice, series_of
 from radvqa.data.hub_layout import split_named
 from radvqa.data.image_cache import kept_image
-from radvqa.data.imaging import path_inside
+from radvqa.data.paths import path_inside
 from radvqa.data.tables import TABLE_SUFFIXES, Row, RowError, items_of, read_table, shown
 from radvqa.errors import DataError, RecipeError
 from radvqa.sample import SPLITS, AnswerType, CaptionedImage, Defect, Reject, Split, VqaSample

@@ -20,8 +20,8 @@ from typing import ClassVar, final
 from radvqa.data.adapter import DatasetAdapter, Item
 from radvqa.data.hub_layout import parquet_splits
 from radvqa.data.image_cache import embedded_image
-from radvqa.data.imaging import path_inside
-from radvqa.data.tables import Row, RowError, items_of, read_csv, read_parquet, shown
+from radvqa.data.paths import path_inside
+from radvqa.data.tables import Row, RowError, image_inside, items_of, read_csv, read_parquet, shown
 from radvqa.errors import DataError, RecipeError
 from radvqa.sample import Defect, Split, VqaSample
 
@@ -131,10 +131,7 @@ class PmcVqaDataset(DatasetAdapter):
 
     def _items(self, row: Row, split: Split) -> Iterator[Item]:
         figure = row.text("Figure_path").strip()
-        try:
-            image = path_inside(self.root / self._images, figure)
-        except DataError as error:
-            raise RowError("path_leaves_folder", f"Figure_path {shown(figure)} leaves {self._images}/") from error
+        image = image_inside(self.root / self._images, figure, key="Figure_path")
         yield from _records(row, split, image=image, image_id=image.stem)
 
     def _open_tables(self, version: int | None, *, clean: bool) -> None:

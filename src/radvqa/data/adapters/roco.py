@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import ClassVar, final
 
 from radvqa.data.adapter import DatasetAdapter, Item
-from radvqa.data.imaging import path_inside
-from radvqa.data.tables import Row, RowError, items_of, read_csv, read_lines, shown
+from radvqa.data.tables import Row, RowError, image_inside, items_of, read_csv, read_lines, shown
 from radvqa.errors import DataError, RecipeError
 from radvqa.sample import SPLITS, CaptionedImage, Defect, Split
 
@@ -139,10 +138,9 @@ class RocoDataset(DatasetAdapter):
         if not _ID.fullmatch(image_id):
             raise RowError("unknown_value", f"the line should begin with ROCO_ and a number, got {shown(image_id)}")
         sample_id, article = f"roco-{image_id}", side.articles.get(image_id)
-        try:
-            image = path_inside(self.root, str((folder / "images" / f"{image_id}.jpg").relative_to(self.root)))
-        except DataError as error:
-            raise RowError("path_leaves_folder", f"the picture of {image_id} leaves the folder: {error.got}") from error
+        image = image_inside(
+            self.root, str((folder / "images" / f"{image_id}.jpg").relative_to(self.root)), key="the picture"
+        )
         record = CaptionedImage(
             sample_id=sample_id,
             image_id=image_id,

@@ -20,8 +20,7 @@ from radvqa.data.adapters.roco import image_folders, read_side_files
 from radvqa.data.answers import inferred_answer_type
 from radvqa.data.hub_layout import parquet_splits, split_named
 from radvqa.data.image_cache import embedded_image
-from radvqa.data.imaging import path_inside
-from radvqa.data.tables import Row, RowError, items_of, parquet_columns, read_json, read_parquet, shown
+from radvqa.data.tables import Row, RowError, image_inside, items_of, parquet_columns, read_json, read_parquet, shown
 from radvqa.errors import DataError, RecipeError
 from radvqa.sample import SPLITS, Defect, Split, VqaSample
 
@@ -183,8 +182,7 @@ def _picture(images: Path, image_id: str, *, split: Split) -> Path:
     """The file of a picture in the folder of images, or in the folders of its split where that is ROCO itself."""
     candidates = []
     for folder in [folder / "images" for folder in image_folders(images, split)] or [images]:
-        try:
-            candidates.append(path_inside(images, str((folder / f"{image_id}.jpg").relative_to(images))))
-        except DataError as error:
-            raise RowError("path_leaves_folder", f"the picture {image_id} leaves the folder: {error.got}") from error
+        candidates.append(
+            image_inside(images, str((folder / f"{image_id}.jpg").relative_to(images)), key="the picture")
+        )
     return next((path for path in candidates if path.is_file()), candidates[0])

@@ -24,8 +24,7 @@ from typing import ClassVar, final
 from radvqa.data.adapter import DatasetAdapter, Item
 from radvqa.data.hub_layout import parquet_splits
 from radvqa.data.image_cache import embedded_image
-from radvqa.data.imaging import path_inside
-from radvqa.data.tables import Row, RowError, items_of, read_csv, read_parquet, shown
+from radvqa.data.tables import Row, RowError, image_inside, items_of, read_csv, read_parquet, shown
 from radvqa.errors import DataError
 from radvqa.sample import SPLITS, CaptionedImage, Defect, Split
 
@@ -160,10 +159,7 @@ class Rocov2Dataset(DatasetAdapter):
         self, row: Row, *, split: Split, pictures: str, concepts: Mapping[str, tuple[str, ...]]
     ) -> Iterator[Item]:
         image_id = row.text("ID").strip()
-        try:
-            image = path_inside(self.root, f"{pictures}/{image_id}.jpg")
-        except DataError as error:
-            raise RowError("path_leaves_folder", f"ID {shown(image_id)} leaves the folder: {error.got}") from error
+        image = image_inside(self.root, f"{pictures}/{image_id}.jpg", key="the picture")
         names, _ = self._names
         cuis = concepts.get(image_id, ())
         tags = {

@@ -28,8 +28,9 @@ from radvqa.data.adapter import DatasetAdapter, Item
 from radvqa.data.answers import inferred_answer_type
 from radvqa.data.hub_layout import parquet_splits
 from radvqa.data.image_cache import embedded_image
-from radvqa.data.imaging import open_image, open_unconverted, path_inside
-from radvqa.data.tables import Row, RowError, items_of, read_json, read_json_list, read_parquet, shown
+from radvqa.data.imaging import open_image, open_unconverted
+from radvqa.data.paths import path_inside
+from radvqa.data.tables import Row, RowError, image_inside, items_of, read_json, read_json_list, read_parquet, shown
 from radvqa.errors import DataError, RecipeError
 from radvqa.sample import SPLITS, AnswerType, Defect, Region, Reject, Split, VqaSample
 
@@ -203,10 +204,7 @@ class SlakeDataset(DatasetAdapter):
 
     def _image_path(self, name: str, image_id: str) -> Path:
         """The path of a row's picture, which must be the source.jpg of its image and nothing else."""
-        try:
-            path = path_inside(self.root, f"{self._images}/{name}")
-        except DataError as error:
-            raise RowError("path_leaves_folder", f"img_name {name!r} leaves the data folder: {error.got}") from error
+        path = image_inside(self.root, f"{self._images}/{name}", key="img_name")
         if name != f"{image_id}/source.jpg":
             detail = f"img_name should be {image_id}/source.jpg, as img_id says, got {shown(name)}"
             raise RowError("wrong_image", f"{detail}; only source.jpg is an image, masks show the answer")

@@ -33,8 +33,7 @@ from typing import Any, ClassVar, Literal, final
 
 from radvqa.data.adapter import DatasetAdapter, Item
 from radvqa.data.answers import inferred_answer_type
-from radvqa.data.imaging import path_inside
-from radvqa.data.tables import Row, RowError, items_of, read_lines, shown
+from radvqa.data.tables import Row, RowError, image_inside, items_of, read_lines, shown
 from radvqa.errors import DataError
 from radvqa.sample import SPLITS, Defect, Reject, Split, VqaSample
 
@@ -202,10 +201,9 @@ class VqaMedDataset(DatasetAdapter):
         image_id = row.text("image_id").strip()
         if not _IMAGE_ID.fullmatch(image_id):
             raise RowError("wrong_image", f"the image id should be the name of a picture, got {shown(image_id)}")
-        try:
-            image = path_inside(self.root, (images / f"{image_id}.jpg").relative_to(self.root).as_posix())
-        except DataError as error:
-            raise RowError("path_leaves_folder", f"{image_id}.jpg leaves the data folder: {error.got}") from error
+        image = image_inside(
+            self.root, (images / f"{image_id}.jpg").relative_to(self.root).as_posix(), key="the picture"
+        )
         question = " ".join(row.text("question").split())
         category = row.optional_text("category").strip()
         answers, mended = _answers(row, marked=part.form == "categories")

@@ -24,8 +24,7 @@ from radvqa.data.adapter import DatasetAdapter, Item
 from radvqa.data.answers import inferred_answer_type
 from radvqa.data.hub_layout import parquet_splits
 from radvqa.data.image_cache import embedded_image
-from radvqa.data.imaging import path_inside
-from radvqa.data.tables import Row, RowError, items_of, read_json, read_json_list, read_parquet, shown
+from radvqa.data.tables import Row, RowError, image_inside, items_of, read_json, read_json_list, read_parquet, shown
 from radvqa.errors import DataError, RecipeError
 from radvqa.sample import SPLITS, AnswerType, Defect, Reject, Split, VqaSample
 
@@ -191,10 +190,7 @@ class VqaRadDataset(DatasetAdapter):
     def _image_path(self, name: str) -> Path:
         if "/" in name or "\\" in name:
             raise RowError("wrong_image", f"image_name should be a file in {_IMAGES}, got {shown(name)}")
-        try:
-            return path_inside(self.root, f"{_IMAGES}/{name}")
-        except DataError as error:
-            raise RowError("path_leaves_folder", f"image_name {name!r} leaves the data folder: {error.got}") from error
+        return image_inside(self.root, f"{_IMAGES}/{name}", key="image_name")
 
     @property
     def _table(self) -> Path:
