@@ -176,7 +176,7 @@ def only_foreign_questions(root: Path) -> None:
         (lambda root: rewrite(root, answer=" "), ["1 of 2 rows", "row 2: answer is empty", "1 empty_value"]),
         (
             lambda root: rewrite(root, img_name="../../secret/source.jpg"),
-            ["row 2: img_name '../../secret/source.jpg' leaves the data folder", "1 path_leaves_folder"],
+            ["row 2: img_name 'imgs/../../secret/source.jpg' leaves the data folder", "1 path_leaves_folder"],
         ),
         (lambda root: rewrite(root, img_id=1), ["shares groups with a training split", "xmlab1"]),
         (lambda root: (root / "train.json").write_text("[{"), ["not valid JSON", "train.json"]),

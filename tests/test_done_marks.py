@@ -67,7 +67,7 @@ class Model:
 def model(monkeypatch: pytest.MonkeyPatch) -> Model:
     model = Model()
     monkeypatch.setattr(pipeline, "train", lambda folder, progress: model)
-    monkeypatch.setattr(pipeline, "_pictures", lambda vlm, paths, progress: None)
+    monkeypatch.setattr(pipeline, "_pictures", lambda recipe, vlm, paths, progress: None)
     monkeypatch.setattr(pipeline, "_write_provenance", lambda folder, vlm, progress: None)
     monkeypatch.setattr(pipeline, "predict", model.predict)
     monkeypatch.setattr(pipeline, "explain_sample", model.explain)
