@@ -144,6 +144,14 @@ def test_rejects_and_defects_are_findings(tmp_path: Path) -> None:
     assert (found["defect:mask_is_no_mask"].count, found["defect:mask_is_no_mask"].severity) == (2, "shortcut")
 
 
+def test_rows_are_counted_by_the_licence_of_their_image(tmp_path: Path) -> None:
+    rows = [caption(tmp_path, n, tags={"licence": licence}) for n, licence in enumerate(("CC BY", "CC BY-NC", "CC BY"))]
+    assert report(a=[*rows, caption(tmp_path, 7)], b=clean(tmp_path)).licences == {
+        "a": {"CC BY": 2, "CC BY-NC": 1, "none stated": 1},
+        "b": {},
+    }
+
+
 # Pictures
 
 

@@ -21,6 +21,9 @@ from radvqa.run.engine import Engine, LocalEngine
 from radvqa.run.progress import Progress
 from radvqa.sample import CaptionedImage, VqaSample
 
+LICENCE_TAG = "licence"
+"""The tag under which adapters tell the licence of a single image."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Count:
@@ -49,6 +52,7 @@ class AuditReport:
     priors: tuple[Priors, ...]
     findings: tuple[Finding, ...]
     images: Mapping[str, Mapping[str, Any]]
+    licences: Mapping[str, Mapping[str, int]]
 
     def severities(self) -> dict[str, int]:
         """Number of findings per severity, worst first, zeros included."""
@@ -75,6 +79,7 @@ class AuditReport:
             "rows_left_out": {
                 label: {split: dict(n) for split, n in one.items()} for label, one in self.rejects.items()
             },
+            "rows_by_licence": {label: dict(found) for label, found in self.licences.items()},
             "images": {label: dict(facts) for label, facts in self.images.items()},
             "priors": [asdict(one) for one in self.priors],
             "findings": [asdict(finding) for finding in self.findings],
@@ -126,6 +131,7 @@ def audit(
             sorted(_findings(contents, pictures, priors), key=lambda finding: severity.index(finding.severity))
         ),
         images={one.label: _image_facts(one.label, pictures) for one in contents},
+        licences={one.label: _licences(one) for one in contents},
     )
 
 
@@ -164,6 +170,13 @@ def _counts(contents: Contents) -> Iterator[Count]:
             images=len({one.image_id for one in some}),
             groups=len({one.group_id for one in some}),
         )
+
+
+def _licences(contents: Contents) -> dict[str, int]:
+    """Rows by the licence of their image, most first; empty where a data set has one licence for all."""
+    found = Counter(record.tags.get(LICENCE_TAG, "") for record in contents.records())
+    stated = {licence: number for licence, number in found.most_common() if licence}
+    return {**stated, "none stated": found[""]} if stated and found[""] else stated
 
 
 def _image_facts(label: str, pictures: Pictures) -> dict[str, Any]:

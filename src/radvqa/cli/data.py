@@ -83,6 +83,9 @@ def audit(
         typer.Option("--set", metavar="ADAPTER.OPTION=VALUE", help="An option of one adapter; repeatable."),
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode images; all cores.")] = None,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Decode images on this Ray cluster; `local` starts one here.")
+    ] = None,
     fail_on_leak: Annotated[bool, typer.Option("--fail-on-leak", help="Exit with 2 if there is a leak.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -95,7 +98,7 @@ def audit(
     from radvqa.audit import audit as find
     from radvqa.audit.page import write_audit
     from radvqa.data.detect import open_path, parse_options
-    from radvqa.run.engine import LocalEngine
+    from radvqa.run.engine import LocalEngine, RayEngine
     from radvqa.run.progress import Progress
 
     options = parse_options(changes or [])
@@ -109,7 +112,9 @@ def audit(
             got=unused[0],
             fix="correct the name before the dot",
         )
-    report = find(opened, progress=Progress(quiet), engine=LocalEngine(workers))
+    address = None if ray == "local" else ray
+    engine = LocalEngine(workers) if ray is None else RayEngine(workers, address=address)
+    report = find(opened, progress=Progress(quiet), engine=engine)
     data, page = write_audit(report, to)
     if as_json:
         typer.echo(report.as_json())
