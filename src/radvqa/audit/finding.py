@@ -44,3 +44,8 @@ class Finding:
     advice: str
     evidence: tuple[Evidence, ...] = ()
     facts: Mapping[str, float | int | str] = field(default_factory=dict)
+
+
+def number_of_rows(number: int) -> str:
+    """``1 row``, ``2 rows``."""
+    return f"{number:,} row" + ("" if number == 1 else "s")

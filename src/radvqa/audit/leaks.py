@@ -6,7 +6,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 from radvqa.audit.contents import Contents
-from radvqa.audit.finding import Evidence, Finding
+from radvqa.audit.finding import Evidence, Finding, number_of_rows
 from radvqa.data.seen import PUBLIC_ID
 from radvqa.evaluate.normalise import normalise_answer
 from radvqa.sample import CaptionedImage, Split, VqaSample
@@ -94,7 +94,7 @@ def _crossing_groups(contents: Contents) -> Iterator[Finding]:
             Evidence(
                 subjects=(group,),
                 detail=", ".join(
-                    f"{number} rows in {_side(side, languages)}" for side, number in sorted(sides.items())
+                    f"{number_of_rows(number)} in {_side(side, languages)}" for side, number in sorted(sides.items())
                 ),
             )
             for group, sides in sorted(crossing.items())
@@ -175,7 +175,7 @@ def _public_ids(contents: Contents) -> dict[str, list[VqaSample | CaptionedImage
 
 def _places(label: str, records: Sequence[VqaSample | CaptionedImage]) -> str:
     splits = Counter(record.split for record in records)
-    return f"{label}: " + ", ".join(f"{number} rows in {split}" for split, number in splits.items())
+    return f"{label}: " + ", ".join(f"{number_of_rows(number)} in {split}" for split, number in splits.items())
 
 
 def _side(side: _Side, languages: Sequence[str]) -> str:

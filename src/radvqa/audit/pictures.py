@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from radvqa.audit.contents import Contents
-from radvqa.audit.finding import Evidence, Finding
+from radvqa.audit.finding import Evidence, Finding, number_of_rows
 from radvqa.data.duplicates import ALIKE, AlikePair, Thumbnails, alike_pairs
 from radvqa.data.fingerprint import Unreadable, fingerprint
 from radvqa.data.imaging import THUMBNAIL_SIZE
@@ -290,7 +290,7 @@ def _pair_evidence(pictures: Pictures, pair: AlikePair) -> Evidence:
     first, second = pictures.seen[pair.first], pictures.seen[pair.second]
     places = "; ".join(
         f"{one.dataset} {one.image_id}: "
-        + ", ".join(f"{number} rows in {split} ({language})" for (split, language), number in sorted(one.rows.items()))
+        + ", ".join(f"{number_of_rows(number)} in {split} ({language})" for (split, language), number in sorted(one.rows.items()))
         for one in (first, second)
     )
     return Evidence(
