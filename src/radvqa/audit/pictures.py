@@ -288,13 +288,16 @@ def _nearest_first(pairs: Sequence[AlikePair]) -> list[AlikePair]:
 
 def _pair_evidence(pictures: Pictures, pair: AlikePair) -> Evidence:
     first, second = pictures.seen[pair.first], pictures.seen[pair.second]
-    places = "; ".join(
-        f"{one.dataset} {one.image_id}: "
-        + ", ".join(f"{number_of_rows(number)} in {split} ({language})" for (split, language), number in sorted(one.rows.items()))
-        for one in (first, second)
-    )
+    places = "; ".join(f"{one.dataset} {one.image_id}: {_places(one)}" for one in (first, second))
     return Evidence(
         subjects=(first.image_id, second.image_id),
         detail=f"correlation {pair.correlation:.3f}; {places}",
         pictures=(first.path, second.path),
+    )
+
+
+def _places(picture: Picture) -> str:
+    return ", ".join(
+        f"{number_of_rows(number)} in {split} ({language})"
+        for (split, language), number in sorted(picture.rows.items())
     )
