@@ -10,7 +10,7 @@ from PIL import Image
 from scipy import ndimage
 
 from radvqa.cli.check import check, problems
-from radvqa.errors import DataError
+from radvqa.errors import DataError, RunError
 from radvqa.pipeline import read_samples
 from radvqa.recipe import Recipe, parse_recipe
 from radvqa.run.folder import RunFolder
@@ -116,6 +116,49 @@ def test_dropping_them_leaves_their_whole_groups_out_and_counts_them(folder: Pat
     assert index["theirs-train"]["rejects"] == {"seen_in_evaluation": len(left_out)}
     # A second start reads the same.
     assert read_samples(run, progress=Progress(quiet=True)) == samples
+
+
+def test_a_picture_under_two_groups_is_dropped_from_both(folder: Path) -> None:
+    table = folder / "theirs" / "table.csv"
+    lines = [f"p{number}.jpg,And what in {number}?,thing,another {number},CT" for number in range(20)]
+    table.write_text(table.read_text() + "\n".join(lines) + "\n")
+    _, samples = read(recipe(folder, evaluate={"dataset": "ours", "seen_pictures": "drop"}))
+    evaluated = {one.image.stem for one in samples["ours", "val"]}
+    assert not evaluated & {one.image.stem for one in samples["theirs", "train"]}
+
+
+def test_an_answer_that_nothing_can_match_is_left_out_before_training(folder: Path) -> None:
+    table = folder / "ours" / "table.csv"
+    table.write_text(table.read_text().replace("thing 4,", "-,").replace("thing 5,", "?,"))
+    wanted = recipe(folder, stages=[{"name": "align", "datasets": ["ours"], "updates": 1}])
+    run, samples = read(wanted)
+    reasons = [one["reason"] for split in ("train", "val") for one in rejects(run, f"ours-{split}")]
+    assert reasons == ["answer_without_word"] * 2
+    assert sum(map(len, samples.values())) == 18
+    assert problems(check(wanted)) == []
+
+
+@pytest.mark.parametrize("change", ["changed", "added"])
+def test_tables_of_one_name_in_two_folders_are_both_guarded(folder: Path, change: str) -> None:
+    for split, seeds in (("train", range(4)), ("val", range(4, 6))):
+        hospital(folder / split, list(seeds))
+        (folder / split / "table.csv").rename(folder / split / "metadata.csv")
+    (folder / "hub").mkdir()
+    for split in ("train", "val"):
+        (folder / split).rename(folder / "hub" / split)
+    datasets = {"hub": {"adapter": "own", "root": str(folder / "hub")}}
+    stages = [{"name": "align", "datasets": ["hub"], "updates": 1}]
+    wanted = recipe(folder, datasets=datasets, stages=stages, evaluate={"dataset": "hub"})
+    run, _ = read(wanted)
+    table = folder / "hub" / "train" / "metadata.csv"
+    if change == "changed":
+        table.write_text(table.read_text().replace("thing 1", "thing else"))
+    else:
+        hospital(folder / "hub" / "test", [7])
+        (folder / "hub" / "test" / "table.csv").rename(folder / "hub" / "test" / "metadata.csv")
+    with pytest.raises(RunError, match="a data file has changed since this run read it") as caught:
+        read_samples(run, progress=Progress(quiet=True))
+    assert caught.value.where == f"hub/{'train' if change == 'changed' else 'test'}/metadata.csv"
 
 
 def test_groups_of_the_same_id_are_refused_or_dropped(folder: Path) -> None:

@@ -5,6 +5,7 @@ stopped at any point goes on there when it is started again.
 """
 
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ from radvqa.errors import DataError, RunError
 from radvqa.evaluate.floors import majority, question_only
 from radvqa.evaluate.metrics import exact_match
 from radvqa.evaluate.predict import Condition, predict
+from radvqa.evaluate.scorable import without_unscorable
 from radvqa.evaluate.summary import compare_conditions, summarise
 from radvqa.explain.cases import Case, choose, explain_sample
 from radvqa.models.layout import PROMPT_ID
@@ -249,7 +251,7 @@ def read_samples(folder: RunFolder, *, progress: Progress) -> dict[tuple[str, Sp
     readings: dict[tuple[str, Split], Reading] = {}
     for name, split in needed:
         progress.say(f"data: reading {name}, {split}")
-        reading = adapters[name].read(split)
+        reading = without_unscorable(adapters[name].read(split), where=f"{name}, {split}")
         progress.say(f"  {_told(_counts(reading))}")
         # Before anything is refused, so that the user finds the rows.
         write_records(folder.file(f"samples/{name}-{split}.rejects.jsonl"), reading.rejects)
@@ -327,23 +329,27 @@ def _draw_cases(folder: RunFolder, vlm: Vlm, asked: Sequence[Prediction], *, pro
 
 
 def _source_digests(adapters: Mapping[str, DatasetAdapter]) -> dict[str, str]:
-    """SHA-256 of every table of the data sets, by data set and file name: folders may move."""
-    return {
-        f"{name}/{Path(path).name}": digest
-        for name, adapter in adapters.items()
-        for path, digest in digest_files(adapter.sources()).items()
-    }
+    """SHA-256 of every table, by data set and place below the folder that all of its tables share: it may move."""
+    found: dict[str, str] = {}
+    for name, adapter in adapters.items():
+        tables = adapter.sources()
+        top = Path(os.path.commonpath([table.absolute().parent for table in tables])) if tables else Path()
+        for path, digest in digest_files(tables).items():
+            found[f"{name}/{Path(path).absolute().relative_to(top).as_posix()}"] = digest
+    return found
 
 
 def _require_unchanged(folder: RunFolder, sources: Mapping[str, str]) -> None:
-    for name, digest in folder.inputs_of("samples").items():
-        if sources.get(name) != digest:
+    """Refuse data that are not those which the run has read; a run that knows none yet takes any."""
+    before = folder.inputs_of("samples")
+    for name in sorted({*before, *sources} if before else ()):
+        if sources.get(name) != before.get(name):
             raise RunError(
                 "a data file has changed since this run read it",
                 where=name,
-                expected=f"sha256 {digest}",
+                expected=f"sha256 {before[name]}" if name in before else "no such file",
                 got=f"sha256 {sources[name]}" if name in sources else "no such file",
-                fix="put the file back, or start a run of its own for the new data with --set output=DIR",
+                fix="put the files back as they were, or start a run of its own for the new data with --set output=DIR",
             )
 
 
@@ -412,8 +418,10 @@ def _without_seen(
                 got="; ".join(f"{one.trained.image_id} and {one.evaluated.image_id}: {one.how}" for one in seen[:5]),
                 fix="set evaluate.seen_pictures to drop to leave them out of training, or train on other data",
             )
+        shown = {one.trained.image: f"{one.trained.image_id} is evaluated: {one.how}" for one in seen}
         how = {one.group_id: "the group is evaluated" for one in asked}
-        how |= {one.trained.group_id: f"{one.trained.image_id} is evaluated: {one.how}" for one in seen}
+        # One picture may stand under several groups, and each of them goes.
+        how |= {sample.group_id: shown[sample.image] for sample in reading.samples if sample.image in shown}
         kept = tuple(sample for sample in reading.samples if sample.group_id not in how)
         dropped = tuple(
             Reject(

@@ -76,8 +76,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text`` atomically. Raises ``RunError`` like ``write_bytes``."""
-    write_bytes(path, text.encode("utf-8"))
+    """Replace ``path`` by ``text`` atomically; what UTF-8 cannot hold, such as half a surrogate pair, is escaped.
+
+    Raises ``RunError`` like ``write_bytes``.
+    """
+    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -111,6 +111,22 @@ def test_rows_whose_image_is_missing_count_for_leaks(tmp_path: Path) -> None:
     assert found["missing_image"].facts["rows"] == 2
 
 
+def test_an_answer_without_a_word_is_a_finding_and_no_error(tmp_path: Path) -> None:
+    rows = [
+        *clean(tmp_path),
+        question(tmp_path, 30, answers=("-",)),
+        question(tmp_path, 31, answers=("?",), split="val"),
+    ]
+    assert findings(a=rows)["placeholder_answer"].count == 2
+
+
+def test_rows_that_differ_in_spelling_alone_are_one_row(tmp_path: Path) -> None:
+    same = {"question": "Is it?", "answers": ("Yes",), "answer_type": "closed"}
+    rows = [question(tmp_path, 1, **same), question(tmp_path, 2)]
+    rows.append(question(tmp_path, 1, **{**same, "question": "is it", "answers": ("yes",)}, sample_id="v", split="val"))
+    assert findings(a=rows)["row_in_several_splits"].count == 1
+
+
 def test_questions_asked_in_training_are_counted(tmp_path: Path) -> None:
     rows = [*clean(tmp_path), question(tmp_path, 30, split="val", question="which SIGN number 1 is seen")]
     found = findings(a=rows)["seen_questions"]
@@ -184,6 +200,25 @@ def test_equal_pixels_in_two_data_sets_are_a_leak(tmp_path: Path) -> None:
     assert found["equal_images_across_datasets"].count == 1
     assert found["equal_images_across_datasets"].facts["rows of b"] == 1
     assert "alike_images_across_datasets" not in found
+
+
+def test_auditing_more_data_does_not_hide_a_leak(tmp_path: Path) -> None:
+    same = [tmp_path / f"same{number}.bmp" for number in range(3)]
+    for path in same:
+        Image.open(picture(tmp_path, "i3", seed=3)).save(path)
+    first = [question(tmp_path, 70, image=picture(tmp_path, "i3", seed=3)), question(tmp_path, 71)]
+    second = [
+        question(tmp_path, 80, image=same[0]),
+        question(tmp_path, 81, image=same[1], split="val"),
+        question(tmp_path, 82, image=same[2], split="test"),
+        question(tmp_path, 83),
+    ]
+    alone, together = report(b=second).findings, report(a=first, b=second).findings
+    for found in (alone, together):
+        assert sorted(one.title[:4] for one in found if one.check == "image_seen_in_training") == ["test", "val "]
+    (across,) = [one for one in together if one.check == "equal_images_across_datasets"]
+    assert across.facts["rows of b"] == 3
+    assert "alike_images_across_datasets" not in {one.check for one in together}
 
 
 def test_copies_inside_one_group_are_no_finding(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ import pytest
 from scipy import ndimage
 
 from radvqa.data import duplicates
-from radvqa.data.duplicates import ALIKE, Thumbnails, alike_pairs, clusters
+from radvqa.data.duplicates import ALIKE, Thumbnails, alike_pairs
 
 
 def pictures(count: int, *, seed: int = 0) -> Thumbnails:
@@ -60,11 +60,14 @@ def test_even_pictures_are_like_nothing() -> None:
     assert alike_pairs(even[:0]) == []
 
 
-def test_thousands_of_equal_pictures_are_one_cluster_in_little_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_among_hundreds_of_near_copies_every_one_of_a_side_meets_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duplicates, "ALL_PAIRS_UP_TO", 0)
-    made = np.concatenate([np.repeat(pictures(1), 1500, axis=0), pictures(50, seed=3)])
-    pairs = alike_pairs(made)
-    labels = clusters(pairs, len(made))
-    assert len(pairs) <= 1500 * 32
-    assert len(set(labels[:1500].tolist())) == 1
-    assert len(set(labels.tolist())) == 51
+    rng = np.random.default_rng(5)
+    one = pictures(1)[0].astype(float)
+    copies = [np.clip(one + rng.normal(0, 3, (48, 48)), 0, 255) for _ in range(400)]
+    made = np.concatenate([np.array(copies).astype(np.uint8), pictures(1000, seed=3)])
+    pairs = places(made)
+    met = {second for first, second in pairs if first < 200 <= second}
+    assert met == set(range(200, 400))
+    assert len(pairs) <= 400 * 8 * 32
+    assert max(second for _, second in pairs) < 400

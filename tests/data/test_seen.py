@@ -77,3 +77,9 @@ def test_what_cannot_be_read_is_compared_by_its_id_alone(tmp_path: Path) -> None
     trained = [saved(tmp_path / "broken.png", picture(1), image_id="synpic7")]
     trained[0].image.write_bytes(b"no picture")
     assert found(trained, evaluated) == [("broken", "asked", "both are synpic7")]
+
+
+def test_every_training_copy_is_found_with_one_evaluated_one(tmp_path: Path) -> None:
+    evaluated = [saved(tmp_path / f"asked{n}.png", picture(1)) for n in range(2)]
+    trained = [saved(tmp_path / f"copy{n}.bmp", picture(1)) for n in range(3)]
+    assert [one[0] for one in found(trained, evaluated)] == ["copy0", "copy1", "copy2"]

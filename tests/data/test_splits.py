@@ -116,8 +116,15 @@ def test_a_pool_is_drawn_into_new_splits_and_the_rest_stays() -> None:
 
 def test_rejects_and_defects_of_the_pool_are_told_once() -> None:
     data = regrouped()
-    assert [len(data.read(split).rejects) for split in data.splits()] == [1, 0, 1]
-    assert [len(data.read(split).defects) for split in data.splits()] == [1, 0, 1]
+    drawn = [data.read(split) for split in ("train", "val")]
+    assert sum(len(one.rejects) for one in drawn) == 1
+    assert sum(len(one.defects) for one in drawn) == 1
+    assert len(data.read("test").rejects) == 1
+
+
+def test_a_tag_that_no_row_has_cannot_stratify() -> None:
+    with pytest.raises(DataError, match="no row has the tag 'modallity'"):
+        group_splits(samples([1, 1, 1]), {"train": 0.5, "val": 0.5}, seed=0, stratify_by="modallity")
 
 
 @pytest.mark.parametrize(

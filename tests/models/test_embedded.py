@@ -370,7 +370,9 @@ def test_building_again_gives_the_same_weights(parts, folder, tmp_path):
     assemble(*parts, tmp_path, image_size=224)
     with safe_open(folder / "model.safetensors", "pt") as built, safe_open(tmp_path / "model.safetensors", "pt") as new:
         assert set(built.keys()) == set(new.keys())
-        assert all(torch.equal(built.get_tensor(name), new.get_tensor(name)) for name in built.keys())  # noqa: SIM118
+        # The one computed row, the sink of bos, is summed in another order by another number of threads.
+        for name in built.keys():  # noqa: SIM118
+            torch.testing.assert_close(new.get_tensor(name), built.get_tensor(name), rtol=0, atol=1e-6)
 
 
 @pytest.mark.slow

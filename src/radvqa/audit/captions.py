@@ -67,7 +67,8 @@ def _holds_withheld(label: str, captions: list[CaptionedImage]) -> Iterator[Find
         found = [
             one
             for one in captions
-            if (text := normalise_answer(one.withheld.get(name, ""))) and text in normalise_answer(one.text)
+            if (text := normalise_answer(one.withheld.get(name, "")))
+            and f" {text} " in f" {normalise_answer(one.text)} "
         ]
         if found:
             yield _finding(
@@ -148,6 +149,12 @@ def _not_ascii(label: str, captions: list[CaptionedImage]) -> Iterator[Finding]:
             title="captions with characters outside ASCII",
             advice=f"check for other languages and broken encodings; most common: {common}",
         )
+
+
+def _holds(text: str, part: str) -> bool:
+    """Whether the words of ``part``, if it has any, stand together in ``text``."""
+    words = normalise_answer(part)
+    return bool(words) and f" {words} " in f" {normalise_answer(text)} "
 
 
 def _finding(

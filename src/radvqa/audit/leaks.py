@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from radvqa.audit.contents import Contents
 from radvqa.audit.finding import Evidence, Finding, number_of_rows
+from radvqa.audit.rows import same_row
 from radvqa.data.seen import PUBLIC_ID
 from radvqa.evaluate.normalise import normalise_answer
 from radvqa.sample import CaptionedImage, Split, VqaSample
@@ -108,7 +109,7 @@ def _shared_rows(label: str, samples: dict[_Side, list[VqaSample]]) -> Iterator[
     shared: list[tuple[VqaSample, VqaSample]] = []
     for side in sorted(samples, key=lambda one: ("train", "val", "test").index(one.split)):
         for one in samples[side]:
-            key = (one.image_id, normalise_answer(one.question), one.answers)
+            key = same_row(one)
             if key in seen and seen[key].split != one.split:
                 shared.append((seen[key], one))
             seen.setdefault(key, one)

@@ -1,7 +1,7 @@
 """Findings about pictures: unreadable, tiny or even ones, and the same or nearly the same picture in two places."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -87,12 +87,10 @@ def picture_findings(pictures: Pictures) -> Iterator[Finding]:
     yield from _unreadable(pictures)
     yield from _small(pictures)
     yield from _even(pictures)
-    equal = _equal_pairs(pictures)
-    yield from _pair_findings(pictures, equal, kind="equal")
-    known = {(pair.first, pair.second) for pair in equal}
-    alike = [pair for pair in _alike(pictures) if (pair.first, pair.second) not in known]
-    yield from _pair_findings(pictures, alike, kind="alike")
-    yield from _seen_in_training(pictures, [*equal, *alike])
+    same = _same(pictures)
+    yield from _pair_findings(pictures, same.equal, kind="equal")
+    yield from _pair_findings(pictures, same.alike, kind="alike")
+    yield from _seen_in_training(pictures, same)
 
 
 def _unreadable(pictures: Pictures) -> Iterator[Finding]:
@@ -143,30 +141,74 @@ def _even(pictures: Pictures) -> Iterator[Finding]:
             count=len(found),
             unit="images",
             advice="leave them out: nothing can be seen in them",
-            evidence=tuple(Evidence(subjects=(one.image_id,), detail=str(one.path)) for one in found),
+            evidence=tuple(
+                Evidence(subjects=(one.image_id,), detail="one colour", where=str(one.path)) for one in found
+            ),
         )
 
 
-def _equal_pairs(pictures: Pictures) -> list[AlikePair]:
-    """The first picture with certain pixels, paired with each later one."""
-    places: dict[str, int] = {}
-    pairs = []
-    for place, picture in enumerate(pictures.seen):
-        first = places.setdefault(picture.pixels_sha256, place)
-        if first != place:
-            pairs.append(AlikePair(first=first, second=place, correlation=1.0))
-    return pairs
+@dataclass(frozen=True, slots=True)
+class _Same:
+    """Pictures with equal pixels form a class; alike classes are paired.
+
+    ``members`` holds the places of each class, ``near`` the alike classes of each with the correlation. ``equal`` and
+    ``alike`` are pairs of places that show them: of members of one class, and of alike classes.
+    """
+
+    class_of: list[int]
+    members: list[list[int]]
+    near: dict[int, dict[int, float]]
+    equal: list[AlikePair]
+    alike: list[AlikePair]
 
 
-def _alike(pictures: Pictures) -> list[AlikePair]:
-    """Pairs alike as a whole, or in the largest bright part, which finds the same picture with another crop."""
-    best: dict[tuple[int, int], AlikePair] = {}
+def _same(pictures: Pictures) -> _Same:
+    numbers: dict[str, int] = {}
+    class_of = [numbers.setdefault(one.pixels_sha256, len(numbers)) for one in pictures.seen]
+    members: list[list[int]] = [[] for _ in numbers]
+    for place, number in enumerate(class_of):
+        members[number].append(place)
+    first = [places[0] for places in members]
+    near: dict[int, dict[int, float]] = defaultdict(dict)
+    # As a whole, or in the largest bright part, which finds the same picture with another crop.
     for thumbnails in (pictures.whole, pictures.body):
-        for pair in alike_pairs(thumbnails):
-            known = best.get((pair.first, pair.second))
-            if known is None or known.correlation < pair.correlation:
-                best[pair.first, pair.second] = pair
-    return [best[key] for key in sorted(best)]
+        for pair in alike_pairs(thumbnails[first]):
+            correlation = max(pair.correlation, near[pair.first].get(pair.second, 0.0))
+            near[pair.first][pair.second] = near[pair.second][pair.first] = correlation
+    return _Same(
+        class_of=class_of,
+        members=members,
+        near=near,
+        equal=[pair for places in members for pair in _matched(pictures, places, places, correlation=1.0)],
+        alike=[
+            pair
+            for one in sorted(near)
+            for other, correlation in sorted(near[one].items())
+            if one < other
+            for pair in _matched(pictures, members[one], members[other], correlation=correlation)
+        ],
+    )
+
+
+def _matched(
+    pictures: Pictures, ones: Sequence[int], others: Sequence[int], *, correlation: float
+) -> Iterator[AlikePair]:
+    """Pairs in which every place of either side occurs, for every two data sets that have some: not all of them."""
+    if len(ones) == 1 == len(others):
+        if ones[0] != others[0]:
+            yield AlikePair(first=min(*ones, *others), second=max(*ones, *others), correlation=correlation)
+        return
+    by_dataset = [_by_dataset(side, lambda place: pictures.seen[place].dataset) for side in (ones, others)]
+    found: set[tuple[int, int]] = set()
+    for left in by_dataset[0].values():
+        for right in by_dataset[1].values():
+            for step in range(max(len(left), len(right))):
+                # One further on in the same list, so that nothing is matched with itself.
+                one, other = left[step % len(left)], right[(step + (left == right)) % len(right)]
+                found.add((min(one, other), max(one, other)))
+    for one, other in sorted(found):
+        if one != other:
+            yield AlikePair(first=one, second=other, correlation=correlation)
 
 
 def _pair_findings(pictures: Pictures, pairs: Sequence[AlikePair], *, kind: str) -> Iterator[Finding]:
@@ -215,29 +257,21 @@ def _pair_findings(pictures: Pictures, pairs: Sequence[AlikePair], *, kind: str)
         )
 
 
-def _seen_in_training(pictures: Pictures, pairs: Sequence[AlikePair]) -> Iterator[Finding]:
+def _seen_in_training(pictures: Pictures, same: _Same) -> Iterator[Finding]:
     """Per data set and language: evaluated images that are, or are alike to, a training image."""
-    sides: dict[tuple[str, str, Split], set[int]] = defaultdict(set)
+    sides: dict[tuple[str, str, Split], list[int]] = defaultdict(list)
     for place, picture in enumerate(pictures.seen):
         for split, language in picture.rows:
-            sides[picture.dataset, language, split].add(place)
-    neighbours: dict[int, list[tuple[int, AlikePair]]] = defaultdict(list)
-    for pair in pairs:
-        if pictures.seen[pair.first].dataset == pictures.seen[pair.second].dataset:
-            neighbours[pair.first].append((pair.second, pair))
-            neighbours[pair.second].append((pair.first, pair))
+            sides[picture.dataset, language, split].append(place)
     for (dataset, language, split), evaluated in sorted(sides.items()):
-        trained = sides.get((dataset, language, "train"), set())
+        trained: dict[int, int] = {}
+        for place in sides.get((dataset, language, "train"), []):
+            trained.setdefault(same.class_of[place], place)
         if split == "train" or not trained:
             continue
-        best: dict[int, tuple[int, AlikePair]] = {}
-        for place in evaluated:
-            itself = [(place, AlikePair(first=place, second=place, correlation=1.0))]
-            near = [found for found in [*itself, *neighbours[place]] if found[0] in trained]
-            if near:
-                best[place] = max(near, key=lambda found: found[1].correlation)
+        best = [pair for place in evaluated if (pair := _nearest(same, place, trained)) is not None]
         if best:
-            rows = sum(pictures.seen[place].rows[split, language] for place in best)
+            seen = {pair.second for pair in best}
             yield Finding(
                 check="image_seen_in_training",
                 severity="leak",
@@ -246,16 +280,25 @@ def _seen_in_training(pictures: Pictures, pairs: Sequence[AlikePair]) -> Iterato
                 count=len(best),
                 unit="images",
                 advice="report scores with and without them (evaluate.seen_pictures: drop takes them out of training)",
-                evidence=tuple(
-                    _pair_evidence(pictures, pair)
-                    for _, pair in sorted(best.values(), key=lambda found: -found[1].correlation)
-                ),
+                evidence=tuple(_pair_evidence(pictures, pair) for pair in _nearest_first(best)),
                 facts={
-                    f"above {VERY_ALIKE}": sum(pair.correlation > VERY_ALIKE for _, pair in best.values()),
+                    f"above {VERY_ALIKE}": sum(pair.correlation > VERY_ALIKE for pair in best),
                     f"{split} images in all": len(evaluated),
-                    f"{split} rows on them": rows,
+                    f"{split} rows on them": sum(pictures.seen[place].rows[split, language] for place in seen),
                 },
             )
+
+
+def _nearest(same: _Same, place: int, trained: Mapping[int, int]) -> AlikePair | None:
+    """The training picture that is most like the evaluated one, as first of a pair; None if none is alike."""
+    own = same.class_of[place]
+    if own in trained:
+        return AlikePair(first=trained[own], second=place, correlation=1.0)
+    near = [(correlation, trained[other]) for other, correlation in same.near[own].items() if other in trained]
+    if not near:
+        return None
+    correlation, first = max(near, key=lambda found: (found[0], -found[1]))
+    return AlikePair(first=first, second=place, correlation=correlation)
 
 
 def _by_dataset(items: Sequence[T], dataset_of: Callable[[T], str]) -> dict[str, list[T]]:

@@ -1,6 +1,5 @@
 """What answers without the picture would score: the answer priors of a data set and its question-only floor."""
 
-import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from radvqa.data.splits import group_splits
 from radvqa.evaluate.floors import majority, question_only
 from radvqa.evaluate.metrics import exact_match
 from radvqa.evaluate.normalise import normalise_answer
+from radvqa.evaluate.scorable import is_scorable
 from radvqa.sample import Prediction, VqaSample
 
 HELD_OUT = 0.2
@@ -47,8 +47,8 @@ class Priors:
 
 
 def answer_priors(contents: Contents) -> Priors | None:
-    """Priors and floors of one data set; None without questions."""
-    samples = list(contents.samples())
+    """Priors and floors of one data set, over questions with an answer that can be compared; None without any."""
+    samples = [one for one in contents.samples() if is_scorable(one)]
     if not samples:
         return None
     answers = Counter(normalise_answer(one.answers[0]) or one.answers[0] for one in samples)
@@ -114,8 +114,3 @@ def _floor(train: Sequence[VqaSample], asked: Sequence[VqaSample], *, language: 
 
 def _mean(predictions: Sequence[Prediction]) -> float | None:
     return sum(map(exact_match, predictions)) / len(predictions) if predictions else None
-
-
-def as_plain(priors: Priors) -> dict[str, object]:
-    """The priors as plain values for JSON."""
-    return dataclasses.asdict(priors)

@@ -13,7 +13,7 @@ from radvqa.sample import VqaSample
 
 PLACEHOLDER = re.compile(
     r"replace this|description of the image or findings|lorem ipsum|\b(?:no|without) caption\b|caption (?:goes )?here"
-    r"|differential diagnosis not available|^(?:n/?a|null|nan|todo|tbd|xxxx+|[\W_]*)$",
+    r"|differential diagnosis not available|^(?:n/a|null|nan|todo|tbd|xxxx+|[\W_]*)$",
     re.IGNORECASE,
 )
 """Text that stands in for a caption or an answer and says nothing."""
@@ -52,7 +52,7 @@ def row_findings(contents: Contents) -> Iterator[Finding]:
 
 
 def _repeated_rows(label: str, samples: list[VqaSample]) -> Iterator[Finding]:
-    groups = _groups(samples, lambda one: (one.split, one.image_id, one.question, one.answers, one.language))
+    groups = _groups(samples, lambda one: (one.split, one.language, *same_row(one)))
     if repeated := [group for group in groups.values() if len(group) > 1]:
         yield Finding(
             check="repeated_row",
@@ -247,6 +247,13 @@ def _comma_lists(label: str, samples: list[VqaSample]) -> Iterator[Finding]:
             evidence=tuple(_evidence([one], "a list") for one in lists),
             facts=_per_split(lists),
         )
+
+
+def same_row(sample: VqaSample) -> tuple[str, str, tuple[str, ...]]:
+    """Image, question and answer as they are compared: two rows with the same are one."""
+    answer = sample.answers[0]
+    question = normalise_answer(sample.question) or sample.question
+    return sample.image_id, question, answer_parts(answer) or (answer,)
 
 
 def _list_members(sample: VqaSample) -> list[list[str]]:

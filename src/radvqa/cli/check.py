@@ -10,7 +10,9 @@ from typing import final
 
 from radvqa.data import DatasetAdapter, open_entry
 from radvqa.data.adapter import Reading
+from radvqa.data.splits import RegroupedDataset
 from radvqa.errors import DataError, ModelError, RadvqaError, RecipeError
+from radvqa.evaluate.scorable import without_unscorable
 from radvqa.recipe import BUILT_IN_CHECKPOINTS, Dataset, Recipe, Stage
 from radvqa.records import unwritable
 from radvqa.sample import Split, VqaSample
@@ -88,7 +90,7 @@ class _Data:
         if isinstance(adapter, RadvqaError):
             return adapter
         try:
-            reading = adapter.read(split)
+            reading = without_unscorable(adapter.read(split), where=f"{name}, {split}")
             reading.require_sound(name, split, most_malformed=self._most_malformed)
         except RadvqaError as error:
             return error
@@ -127,12 +129,13 @@ class _Data:
         fact = f"{len(reading.samples)} questions, {_images(reading)} images" + (
             f"; left out: {rejects}" if rejects else ""
         )
-        return Finding(subject=subject, fact=f"{fact}; licence {adapter.licence}")
+        inner = adapter.inner if isinstance(adapter, RegroupedDataset) else adapter
+        return Finding(subject=subject, fact=f"{fact}; licence {inner.licence}")
 
 
 def is_generated(entry: Dataset) -> bool:
-    """Whether reading the data set would first draw it, which takes long."""
-    return entry.adapter == "phantom"
+    """Whether reading the data set would first draw it, which takes long; with new splits it is read all the same."""
+    return entry.adapter == "phantom" and entry.splits is None
 
 
 def _phantom_size(entry: Dataset, split: Split) -> _Size:
@@ -185,7 +188,8 @@ def _model(recipe: Recipe) -> Finding:
 def _leaks(recipe: Recipe, data: _Data) -> Iterator[Finding]:
     """One finding per training set that shares groups with the evaluated split, or one fact that none does."""
     evaluate = recipe.evaluate
-    if evaluate.seen_pictures == "drop":
+    trained_itself = evaluate.split == "train" and any(evaluate.dataset in stage.datasets for stage in recipe.stages)
+    if evaluate.seen_pictures == "drop" and not trained_itself:
         yield Finding(subject="leaks", fact="evaluated groups and pictures are left out of training when the run reads")
         return
     trained = list(dict.fromkeys(name for stage in recipe.stages for name in stage.datasets))
@@ -208,7 +212,8 @@ def _leaks(recipe: Recipe, data: _Data) -> Iterator[Finding]:
             ),
         )
     if readable and not leaks:
-        yield Finding(subject="leaks", fact=f"no group of {evaluate.dataset}, {evaluate.split}, is trained on")
+        later = "" if evaluate.seen_pictures == "allow" else "; pictures are compared when the run reads them"
+        yield Finding(subject="leaks", fact=f"no group of {evaluate.dataset}, {evaluate.split}, is trained on{later}")
 
 
 def _shared_groups(recipe: Recipe, data: _Data, name: str) -> list[str] | None:

@@ -4,7 +4,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from radvqa.data.tables import parquet_columns, read_table
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from radvqa.data.tables import read_table
 from radvqa.errors import DataError, RecipeError
 
 ROLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -20,7 +23,7 @@ ROLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "id": ("id", "qid", "question_id", "sample_id", "uid"),
         "image_id": ("image_id", "img_id"),
         "group": ("group", "group_id"),
-        "patient": ("patient", "patient_id", "subject", "subject_id"),
+        "patient": ("patient", "patient_id", "pat_id", "mrn", "subject", "subject_id"),
         "case": ("case", "case_id", "study", "study_id"),
         "split": ("split", "subset", "partition"),
         "answer_type": ("answer_type",),
@@ -57,7 +60,7 @@ def columns_of(path: Path) -> tuple[str, ...]:
         DataError: the table cannot be read.
     """
     if path.suffix.lower() == ".parquet":
-        return parquet_columns(path)
+        return _parquet_columns(path)
     found: dict[str, None] = {}
     for number, row in enumerate(read_table(path)):
         if number == _SNIFFED_ROWS:
@@ -93,6 +96,19 @@ def roles_of(columns: Sequence[str], path: Path, *, given: Mapping[str, str]) ->
     if not asks and "caption" not in roles:
         raise _unclear("there are neither questions with answers nor captions", columns, path)
     return roles
+
+
+def _parquet_columns(path: Path) -> tuple[str, ...]:
+    try:
+        return tuple(pq.read_schema(path).names)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(
+            "the Parquet file is damaged, or none",
+            where=str(path),
+            expected="a whole Parquet file",
+            got=" ".join(str(error).split())[:300],
+            fix="fetch or export it again",
+        ) from error
 
 
 def _bare(name: str) -> str:

@@ -65,7 +65,7 @@ from radvqa.data.dicom_window import (
     quietly,
     square_pixels,
 )
-from radvqa.data.image_cache import image_cache
+from radvqa.data.image_cache import image_cache, make_private
 from radvqa.data.imaging import Pixels, read_picture_file
 from radvqa.errors import DataError
 from radvqa.records import unwritable
@@ -249,7 +249,22 @@ def converted(
         RunError: the cache folder is full or not writable.
     """
     check_window(window)
-    content = read_picture_file(path)
+    return converted_content(
+        read_picture_file(path), path, window=window, frame=frame, stored_window=stored_window, cache=cache
+    )
+
+
+def converted_content(
+    content: bytes,
+    path: Path,
+    *,
+    window: Window = STORED,
+    frame: Frame = "middle",
+    stored_window: int = 0,
+    cache: Path | None = None,
+) -> Path:
+    """``converted`` for a file's bytes, which are written nowhere; ``path`` is for messages."""
+    check_window(window)
     options = [window if isinstance(window, str) else [float(value) for value in window], frame, stored_window]
     version = [CONVERSION_VERSION, pydicom.__version__]
     key = json.dumps([hashlib.sha256(content).hexdigest(), options, version])
@@ -262,7 +277,7 @@ def converted(
     text.add_text(_PNG_KEY, json.dumps(asdict(image.rendering)))
     partial = target.with_name(f".{name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_private(target.parent)
         Image.fromarray(image.pixels).save(partial, format="PNG", pnginfo=text, compress_level=1)
         partial.replace(target)
     except OSError as error:

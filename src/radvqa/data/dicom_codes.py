@@ -111,12 +111,14 @@ def allowed_value(keyword: str, value: object) -> str | None:
 def is_dicom(source: Path | bytes) -> bool:
     """Whether a file, or its first bytes, look like DICOM: the mark ``DICM``, or a first element without it.
 
-    Never raises: a file that cannot be read is none.
+    Never raises: a file that cannot be read is none, and so is what is no regular file (a named pipe would wait).
     """
     if isinstance(source, bytes):
         head = source[:132]
     else:
         try:
+            if not source.is_file():
+                return False
             with source.open("rb") as file:
                 head = file.read(132)
         except (OSError, ValueError):

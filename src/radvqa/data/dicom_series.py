@@ -5,6 +5,7 @@ Identifiers serve for comparing only. They are hashed as soon as they are read a
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,10 +29,14 @@ _KEYWORDS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
-    """One DICOM image file; ``patient`` and ``series`` are hashes that say which files belong together."""
+    """One DICOM image; ``patient``, ``study`` and ``series`` are hashes that say which images belong together.
+
+    ``patient`` and ``study`` are ``""`` where the header does not say.
+    """
 
     path: Path
     patient: str = field(repr=False)
+    study: str = field(repr=False)
     series: str = field(repr=False)
     position: float | None = None
     number: int | None = None
@@ -63,24 +68,59 @@ class Series:
         return frame
 
 
-def read_slice(path: Path) -> Slice:
-    """Where one file belongs. Only its header is read.
+def read_slice(path: Path, *, content: bytes | None = None) -> Slice:
+    """Where one image belongs. Only the header is read, from ``content`` where it lies in no file of its own.
 
-    A file without patient is its study's, one without study its own; one without series is a series by itself.
+    One without series is a series by itself.
 
     Raises:
-        DataError: the file holds no DICOM image.
+        DataError: there is no DICOM image.
     """
-    header, _ = read_header(path, path, more=_KEYWORDS)
+    header, _ = read_header(path if content is None else content, path, more=_KEYWORDS)
     values = {keyword: quiet_value(header, keyword) for keyword in _KEYWORDS}
-    own = str(path)
     return Slice(
         path=path,
-        patient=_hashed(values["PatientID"] or values["StudyInstanceUID"] or own),
-        series=_hashed(values["SeriesInstanceUID"] or own),
+        patient=_hashed(values["PatientID"]),
+        study=_hashed(values["StudyInstanceUID"]),
+        series=_hashed(values["SeriesInstanceUID"]) or _hashed(path),
         position=_position(values["ImagePositionPatient"], values["ImageOrientationPatient"]),
         number=_whole(values["InstanceNumber"]),
     )
+
+
+class Patients:
+    """Which images are of one patient: those of one identifier; without one, those of the same study.
+
+    An image without identifier joins the patient of its study. Patients are numbered in the order of the images given.
+    """
+
+    def __init__(self, slices: Iterable[Slice]) -> None:
+        """Number the patients of these images."""
+        self._joined: dict[str, str] = {}
+        self._numbers: dict[str, int] = {}
+        members = [(one.patient, one.study) for one in slices if one.patient or one.study]
+        bare_studies = {study for patient, study in members if not patient}
+        for patient, study in members:
+            if patient and study in bare_studies:
+                self._join(f"patient {patient}", f"study {study}")
+        for patient, study in members:
+            self._numbers.setdefault(self._root(_node(patient, study)), len(self._numbers) + 1)
+
+    def number(self, one: Slice) -> int | None:
+        """The number of an image's patient, from 1; None if its header names neither patient nor study."""
+        if not one.patient and not one.study:
+            return None
+        return self._numbers.get(self._root(_node(one.patient, one.study)))
+
+    def _join(self, first: str, second: str) -> None:
+        first, second = self._root(first), self._root(second)
+        if first != second:
+            self._joined[second] = first
+
+    def _root(self, node: str) -> str:
+        while node in self._joined:
+            node = self._joined[node]
+        return node
 
 
 def series_of(slices: Iterable[Slice]) -> list[Series]:
@@ -104,12 +144,27 @@ def dicom_files(root: Path) -> Iterator[Path]:
 
 
 def files_below(root: Path) -> Iterator[Path]:
-    """Every file below ``root`` that is not hidden, in order of paths; links to folders are not followed."""
+    """Every file below ``root`` that is not hidden, in order of paths; links to folders are not followed.
+
+    Named pipes, sockets and devices are left out: reading them would wait, or never end.
+    """
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if not name.startswith("."):
-                yield Path(folder) / name
+            path = Path(folder) / name
+            if not name.startswith(".") and not _is_special(path):
+                yield path
+
+
+def _is_special(path: Path) -> bool:
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError):  # a link that leads nowhere: whoever reads it hears of it
+        return False
+
+
+def _node(patient: str, study: str) -> str:
+    return f"patient {patient}" if patient else f"study {study}"
 
 
 def _in_order(slices: list[Slice]) -> list[Slice]:
@@ -140,4 +195,7 @@ def _whole(value: Any) -> int | None:
 
 
 def _hashed(value: Any) -> str:
-    return hashlib.sha256(str(value).encode("utf-8", "surrogatepass")).hexdigest()
+    value = "" if value is None else str(value).strip()
+    if not value:
+        return ""
+    return hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()

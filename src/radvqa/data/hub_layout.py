@@ -29,8 +29,9 @@ def split_named(text: str) -> Split | None:
 def parquet_splits(root: Path, *, columns: frozenset[str], default: Split = "train") -> dict[Split, tuple[Path, ...]]:
     """The Parquet files under ``root`` that have all of ``columns``, by the split in their names.
 
-    ``root`` is one file, or a folder with files such as ``data/train-00000-of-00002.parquet``, ``name.train.parquet``.
-    A file whose name holds no split counts as ``default``; with none that fit, the result is empty.
+    ``root`` is one file, or a folder with files such as ``data/train-00000-of-00002.parquet``, ``name.train.parquet``
+    or ``validation/0000.parquet``. A file for which neither its name nor its folder tells a split counts as
+    ``default``; with none that fit, the result is empty.
     """
     if root.is_file():
         files = [root] if root.suffix.lower() == ".parquet" else []
@@ -41,7 +42,10 @@ def parquet_splits(root: Path, *, columns: frozenset[str], default: Split = "tra
     found: dict[Split, list[Path]] = {}
     for file in files:
         if columns <= set(parquet_columns(file)):
-            words = re.split(r"[^A-Za-z]+", file.stem)
-            split = next((one for word in reversed(words) if (one := split_named(word)) is not None), default)
-            found.setdefault(split, []).append(file)
+            found.setdefault(_split_in(file.stem) or _split_in(file.parent.name) or default, []).append(file)
     return {split: tuple(found[split]) for split in SPLITS if split in found}
+
+
+def _split_in(name: str) -> Split | None:
+    words = re.split(r"[^A-Za-z]+", name)
+    return next((split for word in reversed(words) if (split := split_named(word)) is not None), None)

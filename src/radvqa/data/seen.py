@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, combinations, combinations_with_replacement
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -50,45 +50,63 @@ def seen_pictures(
             prints[path] = result
         done(1)
     found: dict[Path, SeenPicture] = {}
-    for one, other, how in chain(
-        _same_id({**first_trained, **first_evaluated}), _same_pixels(prints), _nearly_same(prints)
-    ):
-        for train, asked in ((one, other), (other, one)):
-            if train in first_trained and asked in first_evaluated:
-                found.setdefault(
-                    train, SeenPicture(trained=first_trained[train], evaluated=first_evaluated[asked], how=how)
-                )
+    matches = chain(
+        _same_id(first_trained, first_evaluated),
+        _same_pixels(prints, first_trained, first_evaluated),
+        _nearly_same(prints, first_trained, first_evaluated),
+    )
+    for train, asked, how in matches:
+        found.setdefault(train, SeenPicture(trained=first_trained[train], evaluated=first_evaluated[asked], how=how))
     return [found[path] for path in first_trained if path in found]
 
 
+Samples = Mapping[Path, VqaSample]
 Match = tuple[Path, Path, str]
-"""Two pictures, and how they are the same."""
+"""A training picture, an evaluated one, and how they are the same."""
 
 
-def _same_id(samples: Mapping[Path, VqaSample]) -> Iterator[Match]:
-    paths: dict[str, list[Path]] = defaultdict(list)
-    for path, sample in samples.items():
-        for name in set(PUBLIC_ID.findall(sample.image_id)):
-            paths[name].append(path)
-    for name, same in paths.items():
-        yield from ((one, other, f"both are {name}") for one, other in combinations(same, 2))
+def _same_id(trained: Samples, evaluated: Samples) -> Iterator[Match]:
+    asked: dict[str, Path] = {}
+    for path, sample in evaluated.items():
+        for name in PUBLIC_ID.findall(sample.image_id):
+            asked.setdefault(name, path)
+    for path, sample in trained.items():
+        for name in PUBLIC_ID.findall(sample.image_id):
+            if name in asked:
+                yield path, asked[name], f"both are {name}"
 
 
-def _same_pixels(prints: Mapping[Path, Fingerprint]) -> Iterator[Match]:
-    paths: dict[str, list[Path]] = defaultdict(list)
-    for path, known in prints.items():
-        paths[known.pixels_sha256].append(path)
-    for same in paths.values():
-        yield from ((one, other, "their pixels are equal") for one, other in combinations_with_replacement(same, 2))
+def _same_pixels(prints: Mapping[Path, Fingerprint], trained: Samples, evaluated: Samples) -> Iterator[Match]:
+    for places in _classes(prints):
+        yield from _matches(places, places, trained, evaluated, how="their pixels are equal")
 
 
-def _nearly_same(prints: Mapping[Path, Fingerprint]) -> Iterator[Match]:
-    paths = list(prints)
-    for thumbnails in ([one.thumbnail for one in prints.values()], [one.body for one in prints.values()]):
+def _nearly_same(prints: Mapping[Path, Fingerprint], trained: Samples, evaluated: Samples) -> Iterator[Match]:
+    classes = _classes(prints)
+    first = [prints[places[0]] for places in classes]
+    for thumbnails in ([one.thumbnail for one in first], [one.body for one in first]):
         stacked = np.frombuffer(b"".join(thumbnails), dtype=np.uint8).reshape(-1, THUMBNAIL_SIZE, THUMBNAIL_SIZE)
         for pair in alike_pairs(stacked):
             how = f"their thumbnails correlate at {pair.correlation:.3f}"
-            yield paths[pair.first], paths[pair.second], how
+            for one, other in ((pair.first, pair.second), (pair.second, pair.first)):
+                yield from _matches(classes[one], classes[other], trained, evaluated, how=how)
+
+
+def _classes(prints: Mapping[Path, Fingerprint]) -> list[list[Path]]:
+    """The pictures with equal pixels together."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path, known in prints.items():
+        found[known.pixels_sha256].append(path)
+    return list(found.values())
+
+
+def _matches(
+    ones: Sequence[Path], others: Sequence[Path], trained: Samples, evaluated: Samples, *, how: str
+) -> Iterator[Match]:
+    """Every training picture among ``ones`` with the first evaluated one among ``others``."""
+    asked = next((path for path in others if path in evaluated), None)
+    if asked is not None:
+        yield from ((path, asked, how) for path in ones if path in trained)
 
 
 def _first_of_each_image(samples: Sequence[VqaSample]) -> dict[Path, VqaSample]:

@@ -47,6 +47,13 @@ def group_splits(
     for record in records:
         size[record.group_id] += 1
         values[record.group_id][record.tags.get(stratify_by, "") if stratify_by else ""] += 1
+    if stratify_by and not any(value for found in values.values() for value in found):
+        raise DataError(
+            f"no row has the tag {stratify_by!r} to stratify by",
+            expected="a tag of this data set",
+            got="it on no row",
+            fix="correct splits.stratify_by; samples/*.jsonl of a run shows the tags",
+        )
     if len(size) < len(fractions):
         raise DataError(
             "there are too few groups for these splits",
@@ -84,7 +91,8 @@ def group_splits(
 class RegroupedDataset(DatasetAdapter):
     """A data set with new splits, drawn by group from the published ones in ``pool``.
 
-    Rejects and defects of the pool are told with the first new split. The draw is made once, at the first reading.
+    The draw is over all rows, also those whose image is missing, so completing the images moves no group. Each reject
+    and defect of the pool is told with one of the new splits, so that their share is about the same in all.
     """
 
     licence: ClassVar[str] = "that of the data set inside"
@@ -120,27 +128,43 @@ class RegroupedDataset(DatasetAdapter):
                 got=f"pool {', '.join(pool)}, fractions for {', '.join(fractions)}",
                 fix=f"add {lost[0]} to splits.pool, or take it out of splits.fractions",
             )
-        self._adapter, self._pool, self._fractions = adapter, tuple(pool), dict(fractions)
+        self.inner, self._pool, self._fractions = adapter, tuple(pool), dict(fractions)
         self._seed, self._stratify_by = seed, stratify_by
 
     def splits(self) -> tuple[Split, ...]:
         """The new splits and the published ones outside the pool."""
-        kept = {split for split in self._adapter.splits() if split not in self._pool}
+        kept = {split for split in self.inner.splits() if split not in self._pool}
         return tuple(split for split in SPLITS if split in self._fractions or split in kept)
 
     def rows(self, split: Split) -> Iterator[Item]:
         """The pool's rows whose group is in this split, or a published split outside the pool."""
         if split not in self._fractions:
-            yield from self._adapter.records(split)
+            yield from self.inner.records(split)
             return
-        tells = split == next(one for one in SPLITS if one in self._fractions)
+        told: set[tuple[str, str]] = set()
         for published in self._pool:
-            for item in self._adapter.records(published):
+            for item in self.inner.records(published):
                 if isinstance(item, VqaSample | CaptionedImage):
                     if self.split_of_group[item.group_id] == split:
                         yield replace(item, split=split)
-                elif tells:
-                    yield item
+                elif isinstance(item, Defect):
+                    if self._split_of_remark(item.subject) == split:
+                        yield item
+                # A row of another published split is read with that one; one of unknown split is told by each of them.
+                elif item.reason != "other_split" and (item.where, item.reason) not in told:
+                    told.add((item.where, item.reason))
+                    if self._split_of_remark(item.sample_id) == split:
+                        yield item
+
+    def _split_of_remark(self, subject: str) -> Split:
+        """The split that tells of a reject or defect: each is told once, and in proportion to the splits."""
+        place = int(_draw(self._seed, subject)[:12], 16) / 16**12
+        total = 0.0
+        for split, share in self._fractions.items():
+            total += share
+            if place < total:
+                return split
+        return next(reversed(self._fractions))
 
     @cached_property
     def split_of_group(self) -> dict[str, Split]:
@@ -148,22 +172,22 @@ class RegroupedDataset(DatasetAdapter):
         records = (
             item
             for published in self._pool
-            for item in self._adapter.records(published)
+            for item in self.inner.records(published, missing=set())
             if isinstance(item, VqaSample | CaptionedImage)
         )
         return group_splits(records, self._fractions, seed=self._seed, stratify_by=self._stratify_by)
 
     def sources(self) -> tuple[Path, ...]:
         """Those of the data set inside."""
-        return self._adapter.sources()
+        return self.inner.sources()
 
     def regions(self, image_id: str) -> tuple[Region, ...]:
         """Those of the data set inside."""
-        return self._adapter.regions(image_id)
+        return self.inner.regions(image_id)
 
     def defects(self) -> Iterator[Defect]:
         """Those of the data set inside."""
-        return self._adapter.defects()
+        return self.inner.defects()
 
 
 def splits_digest(split_of: Mapping[str, Split]) -> str:
