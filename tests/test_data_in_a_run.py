@@ -55,7 +55,10 @@ def recipe(folder: Path, **changes: Any) -> Recipe:
 
 def read(wanted: Recipe) -> tuple[RunFolder, dict[Any, Any]]:
     folder = RunFolder.create(wanted, command="test")
-    return folder, read_samples(folder, progress=Progress(quiet=True))
+    try:
+        return folder, read_samples(folder, progress=Progress(quiet=True))
+    finally:
+        folder.unlock()
 
 
 def rejects(folder: RunFolder, name: str) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import pytest
 from planted import caption, picture, question, report
 from typer.testing import CliRunner
 
-from radvqa.audit.page import write_audit
+from radvqa.audit.page import _place, make_room, write_audit
 from radvqa.cli.app import app
 from radvqa.errors import RunError
 
@@ -67,10 +67,25 @@ def test_an_audit_without_findings_says_what_it_cannot_find(tmp_path: Path) -> N
     assert "burnt-in text" in page
 
 
-def test_a_folder_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_told_before_the_audit(tmp_path: Path) -> None:
     (tmp_path / "audit").write_text("")
-    with pytest.raises(RunError, match="cannot write"):
-        written(tmp_path, a=[question(tmp_path, 1)])
+    with pytest.raises(RunError, match="cannot write the audit here"):
+        make_room(tmp_path / "audit")
+    make_room(tmp_path / "new" / "folder")
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("where", "shown"),
+    [
+        ("/home/Smith, John 1970/ds/train.csv, row 8 (line 9)", "train.csv, row 8 (line 9)"),
+        ("/data/x.jsonl, line 3", "x.jsonl, line 3"),
+        ("/data/Smith, John/a.png", "a.png"),
+        ("", ""),
+    ],
+)
+def test_folders_are_cut_from_places(where: str, shown: str) -> None:
+    assert _place(where) == shown
 
 
 # The verb

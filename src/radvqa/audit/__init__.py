@@ -181,12 +181,13 @@ def _licences(contents: Contents) -> dict[str, int]:
 
 def _image_facts(label: str, pictures: Pictures) -> dict[str, Any]:
     seen = [one for one in pictures.seen if one.dataset == label]
+    unreadable = sum(picture.dataset == label for picture, _ in pictures.unreadable)
     if not seen:
-        return {"images": 0}
+        return {"images": 0, "unreadable": unreadable}
     sizes = Counter(f"{one.width} × {one.height}" for one in seen)
     return {
         "images": len(seen),
-        "unreadable": sum(picture.dataset == label for picture, _ in pictures.unreadable),
+        "unreadable": unreadable,
         "different by pixels": len({one.pixels_sha256 for one in seen}),
         "most common sizes": dict(sizes.most_common(5)),
         "modes": dict(Counter(one.mode for one in seen)),

@@ -8,7 +8,7 @@ from typing import Literal
 Severity = Literal["leak", "shortcut", "label", "layout", "cosmetic"]
 
 SEVERITIES: Mapping[Severity, str] = {
-    "leak": "the same patient, picture or row on both sides of a split: scores would be too good",
+    "leak": "the same patient, picture or row on both sides of a split, or in two data sets: scores would be too good",
     "shortcut": "the answer can be had without looking at the picture",
     "label": "an answer or caption that is wrong, contradictory or says nothing",
     "layout": "a row, file or value that is not as the data set's layout promises",

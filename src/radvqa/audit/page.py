@@ -1,12 +1,15 @@
 """The page of an audit: one HTML file, findings from worst to mildest, with the pictures that show them."""
 
+import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from radvqa.audit import AuditReport
 from radvqa.audit.finding import SEVERITIES, Evidence, Finding
+from radvqa.errors import RunError
 from radvqa.html import Picture, page_environment, thumbnail
 from radvqa.records import write_text
 
@@ -15,6 +18,8 @@ SHOWN = 5
 
 PICTURE_SIDE = 160
 LONGEST_DETAIL = 400
+
+_FILE_AND_ROW = re.compile(r"(.*?)(, (?:row|line|image|qid) .*)?", re.DOTALL)
 OTHER_SPLIT = "other_split"
 """Reason of rows that are counted with another split; the audit reads all."""
 
@@ -36,6 +41,26 @@ class ShownFinding:
     finding: Finding
     evidence: tuple[ShownEvidence, ...]
     more: int
+
+
+def make_room(folder: Path) -> None:
+    """Make the folder that an audit is written to, before the audit, which takes minutes.
+
+    Raises:
+        RunError: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RunError(
+            "cannot write the audit here",
+            where=str(folder),
+            expected="a writable folder",
+            got=error.strerror or str(error),
+            fix="choose another one with --to DIR",
+        ) from error
 
 
 def write_audit(report: AuditReport, folder: Path) -> tuple[Path, Path]:
@@ -90,8 +115,8 @@ def _shown_evidence(evidence: Evidence) -> ShownEvidence:
 
 def _place(where: str) -> str:
     """File and row without the folders above: absolute paths are nobody's business on a page."""
-    path, separator, rest = where.partition(", ")
-    return (Path(path).name if "/" in path else path) + separator + rest
+    path, row = _FILE_AND_ROW.fullmatch(where).groups()  # type: ignore[union-attr]
+    return PurePath(path).name + (row or "")
 
 
 def _left_out(rejects: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Sequence[tuple[str, str, str, int]]:

@@ -226,7 +226,7 @@ def _pair_findings(pictures: Pictures, pairs: Sequence[AlikePair], *, kind: str)
         if other_group:
             yield Finding(
                 check=f"{kind}_images_in_other_groups",
-                severity="cosmetic",
+                severity="layout" if kind == "equal" else "cosmetic",
                 dataset=dataset,
                 title=f"pairs of images {words} under different group ids",
                 count=len(other_group),

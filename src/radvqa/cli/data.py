@@ -96,7 +96,7 @@ def audit(
     or contradictory rows, layout, spelling, licences. Writes a page and JSON with every row. See docs/audit.md.
     """
     from radvqa.audit import audit as find
-    from radvqa.audit.page import write_audit
+    from radvqa.audit.page import make_room, write_audit
     from radvqa.data.detect import open_path, parse_options
     from radvqa.run.engine import LocalEngine, RayEngine
     from radvqa.run.progress import Progress
@@ -112,6 +112,7 @@ def audit(
             got=unused[0],
             fix="correct the name before the dot",
         )
+    make_room(to)
     address = None if ray == "local" else ray
     engine = LocalEngine(workers) if ray is None else RayEngine(workers, address=address)
     report = find(opened, progress=Progress(quiet), engine=engine)
@@ -158,6 +159,14 @@ def export(
 
     options = parse_options(changes or [])
     label, name, adapter = open_path(dataset, options=options)
+    if unused := [option for option in options if "." in option and option.rpartition(".")[0] != name]:
+        raise RecipeError(
+            f"the exported data set does not take the option {unused[0]!r}",
+            where="--set",
+            expected=f"OPTION=VALUE, or {name}.OPTION=VALUE",
+            got=unused[0],
+            fix="correct the name before the dot, or leave it out",
+        )
     manifest = export_dataset(
         adapter,
         to,
@@ -218,8 +227,6 @@ def _acceptance(entry: "Entry", folder: Path, *, accepted: bool) -> "Acceptance"
     if (before := accepted_before(entry, folder)) is not None:
         return before
     typer.echo(entry.terms, err=True)
-    if entry.gated:
-        typer.echo("  gated: accept its terms on the page of the source and log in with `hf auth login`", err=True)
     if entry.unverified:
         typer.echo(f"  unverified here: {entry.unverified}", err=True)
     if accepted:
@@ -257,7 +264,6 @@ def _print_catalogue(*, as_json: bool) -> None:
                     "licence_source": one.licence_source,
                     "source": one.source.address,
                     "homepage": one.homepage,
-                    "gated": one.gated,
                     "unverified": one.unverified,
                 }
                 for one in entries
