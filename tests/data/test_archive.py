@@ -175,6 +175,30 @@ def test_names_that_differ_in_case_clash_where_the_file_system_has_one_case(
     assert_refused(path, tmp_path, "overwrites another", "a.png")
 
 
+@pytest.mark.parametrize("second", ["../evil", "/etc/evil", "other"])
+def test_a_member_with_a_second_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: str) -> None:
+    # As CPython 3.13 does for the extra field 0x7075.
+    def decoded(self: zipfile.ZipInfo, *_: object) -> None:
+        self.filename = second
+
+    path = zipped(tmp_path / "a.zip", [("good", b"1")])
+    monkeypatch.setattr(zipfile.ZipInfo, "_decodeExtra", decoded)
+    assert members_of(path)[0].second_name == second
+    assert_refused(path, tmp_path, "two names", "good", second)
+
+
+@pytest.mark.parametrize("name", ["../evil", "/evil", "link/evil"])
+def test_nothing_is_written_outside_even_if_no_check_came_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def contents(_: Path) -> Iterable[tuple[str, io.BytesIO, int]]:
+        (tmp_path / ".out.unpacking" / "link").symlink_to(tmp_path)
+        yield name, io.BytesIO(b"1"), 1
+
+    monkeypatch.setattr(archive_module, "_contents", contents)
+    assert_refused(zipped(tmp_path / "a.zip", [("good", b"1")]), tmp_path, "outside the folder")
+
+
 def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
     path = zipped(tmp_path / "a.zip", [("secret", b"1")])
     content = bytearray(path.read_bytes())
@@ -290,7 +314,10 @@ def test_suffixes() -> None:
     assert not is_archive("table.csv.gz")
 
 
-@given(st.text(max_size=40))
+STEPS = st.lists(st.sampled_from(["..", ".", "", "a", "b..", "C:", "..\\a"]), max_size=4).map("/".join)
+
+
+@given(st.one_of(STEPS, st.text(r"./\ab", max_size=12), st.text(max_size=40)))
 def test_a_name_that_is_not_refused_stays_below_its_folder(name: str) -> None:
     if why_unsafe(name) is None:
         root = Path("/root/of/all")

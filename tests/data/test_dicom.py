@@ -36,9 +36,11 @@ from pydicom.uid import (
 
 import radvqa.data.dicom as module
 from radvqa.data import dicom_decoder
-from radvqa.data.dicom import codestream_size, converted, read_dicom, rendering_of
+from radvqa.data.dicom import codestream_size, converted, converted_content, read_dicom, rendering_of
 from radvqa.data.dicom_codes import ALLOWED_TAGS, PRESETS, allowed_value, is_dicom
+from radvqa.data.image_cache import embedded_image, kept_image
 from radvqa.data.imaging import open_image, open_unconverted, window_to_8_bit
+from radvqa.data.tables import Row, RowError
 from radvqa.errors import DataError, RecipeError
 
 HU = {"RescaleSlope": 1, "RescaleIntercept": -1000, "RescaleType": "HU"}
@@ -693,6 +695,23 @@ def test_an_unchanged_file_is_converted_once(tmp_path: Path, monkeypatch: pytest
     others = {converted(path, cache=cache, **options) for options in ({"window": "lung"}, {"frame": 0}, {})}
     assert len(others | {png}) == 4
     assert not list(cache.rglob("*.partial"))
+
+
+def test_bytes_are_converted_like_their_file_and_the_cache_is_private(tmp_path: Path) -> None:
+    path, cache = ct_slice(tmp_path / "x.dcm", 40, PatientName="MARKERQZ"), tmp_path / "new" / "cache"
+    png = converted_content(path.read_bytes(), Path("table.parquet"), window="brain", cache=cache)
+    assert png == converted(path, window="brain", cache=cache)
+    assert [one for one in cache.rglob("*") if one.is_file()] == [png]
+    assert all(folder.stat().st_mode & 0o077 == 0 for folder in (cache.parent, cache, *png.parents[:2]))
+
+
+def test_dicom_is_never_kept_as_it_is(tmp_path: Path) -> None:
+    content = ct_slice(tmp_path / "x.dcm").read_bytes()
+    with pytest.raises(DataError, match="DICOM is not kept"):
+        kept_image(content, cache=tmp_path / "cache")
+    with pytest.raises(RowError, match="holds DICOM"):
+        embedded_image(Row("here", "row", {"image": {"bytes": content}}), "image")
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_changed_file_or_conversion_is_converted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

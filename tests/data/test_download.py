@@ -746,6 +746,23 @@ def test_a_download_goes_on_at_the_revision_where_it_began(site: Site, fetch: Ca
     assert fetch().manifest.revision == COMMIT
 
 
+def test_a_branch_may_be_asked_for_again(site: Site, fetch: Callable, tmp_path: Path) -> None:
+    site.add_hub("BoKelvin/SLAKE", SLAKE_FILES)
+    page = site.files["/api/datasets/BoKelvin/SLAKE/revision/" + COMMIT]
+    site.files["/api/datasets/BoKelvin/SLAKE/revision/main"] = page
+    site.always[IMAGES] = Fault(status=404)
+    refused(lambda: fetch(revision="main"), "404")
+    del site.always[IMAGES]
+    del site.files["/api/datasets/BoKelvin/SLAKE/revision/main"]  # the commit is known by now
+    first = fetch(revision="main")
+    assert (first.manifest.revision, first.manifest.requested) == (COMMIT, "main")
+    assert not fetch(revision="main").fresh
+    assert not fetch(revision=COMMIT).fresh
+    refused(lambda: fetch(revision="dev"), "another revision", "dev", COMMIT)
+    other = fetch(SLAKE, tmp_path / "other", revision="main", pinned=first.manifest)
+    assert other.manifest.contents() == first.manifest.contents()
+
+
 def test_a_source_without_revisions_tells_so(site: Site, fetch: Callable) -> None:
     refused(lambda: fetch(at(site), revision="abc"), "no revisions", "got: abc")
 

@@ -20,6 +20,8 @@ from radvqa.cli.app import NOTICE, app
 from radvqa.data import open_dataset
 from radvqa.data.adapter import DatasetAdapter, Item
 from radvqa.data.adapters.exported import ExportedDataset
+from radvqa.data.adapters.slake import SlakeDataset
+from radvqa.data.adapters.vqa_rad import VqaRadDataset
 from radvqa.data.detect import open_path
 from radvqa.data.export import writing as export_module
 from radvqa.data.export.card import hub_licence
@@ -194,7 +196,9 @@ def test_two_exports_of_the_same_data_are_equal_byte_for_byte(layout: Format, tm
         sample(1, picture(tmp_path)),
         caption(2, picture(tmp_path, "b.png", shade=3)),
         Reject(sample_id="x", reason="r", where="w", detail="d"),
+        sample(3, tmp_path / "no_picture.png"),
     ]
+    (tmp_path / "no_picture.png").write_bytes(b"not a picture")
     for name in ("one", "two"):
         written(items, tmp_path / name, layout)
     files = [path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file()]
@@ -384,6 +388,32 @@ def test_an_export_names_no_folder_of_this_machine(tmp_path: Path) -> None:
     assert list(manifest["source"]["files"]) == ["rows.csv"]
 
 
+def test_the_folder_of_a_table_that_is_exported_is_cut_too(tmp_path: Path) -> None:
+    table = tmp_path / "someone" / "rows.csv"
+    image = picture(table.parent)
+    table.write_text("x")
+    items = [sample(1, image), sample(2, table.parent / "gone.png")]
+    written(items, tmp_path / "out", source=Source(name="toy", adapter="own", root=table), tables=[table])
+    for path in (tmp_path / "out").glob("*.*"):
+        assert str(tmp_path) not in path.read_text(encoding="utf-8"), path.name
+    assert lines(tmp_path / "out" / "rejects.jsonl")[0]["detail"] == "there is no file gone.png"
+
+
+def test_text_that_llava_would_take_for_a_picture_is_rejected(tmp_path: Path) -> None:
+    image = picture(tmp_path)
+    items = [
+        sample(1, image),
+        sample(2, image, question="What does <image> show?"),
+        sample(3, image, answers=("<image>",)),
+        caption(4, image, text="A <image> of the liver."),
+    ]
+    manifest = written(items, tmp_path / "llava")
+    assert manifest["splits"]["train"]["rejects"] == {"placeholder_in_answer": 2, "placeholder_in_question": 1}
+    assert_same(records(tmp_path / "llava"), items[:1])
+    written(items, tmp_path / "messages", "messages")
+    assert_same(records(tmp_path / "messages"), items)
+
+
 def test_limit_and_splits_choose_what_is_written(tmp_path: Path) -> None:
     image = picture(tmp_path)
     items = [
@@ -521,6 +551,8 @@ def test_the_card_states_licence_counts_and_what_was_left_out(tmp_path: Path) ->
         ("MIT", "mit"),
         ("CC BY 4.0 or CC BY-NC 4.0, the cards disagree", "other"),
         ("none stated", "other"),
+        (SlakeDataset.licence, "other"),
+        (VqaRadDataset.licence, "other"),
         ("", "other"),
     ],
 )
@@ -710,6 +742,7 @@ def test_the_verb_prints_its_manifest_as_json(tmp_path: Path) -> None:
         (["nowhere", "--format", "llava"], "there is no such folder or file"),
         (["phantom", "--format", "llava", "--set", "size"], "--set needs option=value"),
         (["phantom", "--format", "llava", "--set", "colour=red"], "has no option 'colour'"),
+        (["phantom", "--format", "llava", "--set", "slake.size=1"], "does not take the option 'slake.size'"),
         (["phantom", "--format", "llava", "--split", "dev"], "has no split 'dev'"),
         (["phantom", "--format", "coco"], "coco"),
     ],

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from radvqa.data.imaging import (
     fit,
@@ -64,6 +65,15 @@ def test_links_are_followed_before_judging(tmp_path: Path) -> None:
             path_inside(root, name)
     with pytest.raises(DataError):
         path_inside(root, "loop/x.png")
+
+
+def test_a_link_that_leads_out_is_told_without_its_target(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "secret-place").mkdir()
+    (tmp_path / "root" / "out").symlink_to(tmp_path / "secret-place")
+    with pytest.raises(DataError, match="a symbolic link that leads out of the folder") as caught:
+        path_inside(tmp_path / "root", "out/x.png")
+    assert "secret-place" not in str(caught.value)
 
 
 def test_open_image_keeps_to_its_root(tmp_path: Path, pictures: list[Path]) -> None:
@@ -190,14 +200,118 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         open_image(tmp_path)
 
 
-def huge_png(width: int, height: int) -> bytes:
-    """A small PNG whose header promises a huge picture."""
+@pytest.mark.parametrize("name", ["x.eps", "x.png"])
+def test_postscript_is_refused_and_no_program_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for function in ("Popen", "check_call", "run"):
+        monkeypatch.setattr(subprocess, function, lambda *_, **__: pytest.fail("a program was started"))
+    path = tmp_path / name
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n")
+    with pytest.raises(DataError, match="in no format that is read") as caught:
+        open_image(path)
+    assert "0x" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.jpg", "x.tif", "x.bmp", "x.gif", "x.webp", "x.jp2", "x.ppm"])
+def test_the_formats_of_the_field_are_read(tmp_path: Path, name: str) -> None:
+    noise(6, 5).save(tmp_path / name)
+    assert open_image(tmp_path / name).size == (5, 6)
+
+
+def test_several_pictures_in_one_jpeg_are_read(tmp_path: Path) -> None:
+    first, second = noise(6, 5), noise(6, 5, seed=1)
+    first.save(tmp_path / "x.jpg", format="MPO", save_all=True, append_images=[second])
+    assert open_image(tmp_path / "x.jpg").size == (5, 6)
+
+
+@pytest.mark.parametrize(("kind", "values"), [("<u2", np.arange(0, 4096)), ("<f4", np.linspace(-1, 1, 4096))])
+def test_white_is_zero_is_turned_in_wide_gray(tmp_path: Path, kind: str, values: np.ndarray) -> None:
+    pixels = values.astype(kind).reshape(64, 64)
+    for photometric in (0, 1):
+        Image.fromarray(pixels).save(tmp_path / f"{photometric}.tif", tiffinfo={262: photometric})
+        with Image.open(tmp_path / f"{photometric}.tif") as stored:
+            assert stored.tag_v2[262] == photometric
+    white, black = (np.asarray(open_image(tmp_path / f"{one}.tif")).astype(int) for one in (0, 1))
+    assert white[0, 0, 0] == 255 and white[-1, -1, 0] == 0
+    assert np.abs(white - (255 - black)).max() <= 1
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(2, 3), (4, 2), (6, 4)])
+def test_a_png_of_several_16_bit_channels_is_refused(tmp_path: Path, colour: int, channels: int) -> None:
+    rows = b"".join(b"\0" + struct.pack(">H", value) * channels for value in (0, 2000, 4095))
+    (tmp_path / "deep.png").write_bytes(png(1, 3, depth=16, colour=colour, rows=rows))
+    with pytest.raises(DataError, match="16-bit gray, or as 8-bit colour") as caught:
+        open_image(tmp_path / "deep.png")
+    assert caught.value.got == "16 bits per channel"
+
+
+def test_a_tiff_of_several_16_bit_channels_is_refused(tmp_path: Path) -> None:
+    entries = [
+        (256, 4, 1, 1), (257, 4, 1, 1), (258, 3, 3, 122), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 128),
+        (277, 3, 1, 3), (278, 4, 1, 1), (279, 4, 1, 6),
+    ]  # fmt: skip
+    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *one) for one in entries) + bytes(4)
+    content = b"II*\0" + struct.pack("<I", 8) + directory
+    assert len(content) == 122
+    (tmp_path / "deep.tif").write_bytes(content + struct.pack("<3H", 16, 16, 16) + struct.pack("<3H", 9, 9, 9))
+    with pytest.raises(DataError, match="16 bits per channel"):
+        open_image(tmp_path / "deep.tif")
+
+
+def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "huge.png"
+    with path.open("wb") as file:
+        file.truncate(200 * 10**9)
+    monkeypatch.setattr(Path, "read_bytes", lambda _: pytest.fail("read"))
+    with pytest.raises(DataError, match=r"(?s)at most 1,073,741,824 bytes.*200,000,000,000 bytes"):
+        open_image(path)
+
+
+def test_a_lack_of_memory_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pictures: list[Path]) -> None:
+    def lack(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", lack)
+    with pytest.raises(DataError, match="MemoryError"):
+        open_image(pictures[0])
+    monkeypatch.setattr(Path, "read_bytes", lack)
+    with pytest.raises(DataError, match="memory"):
+        open_image(pictures[0])
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x.png", "palette.png", "gray.tif"])
+def test_no_metadata_of_the_file_is_written_again(tmp_path: Path, name: str) -> None:
+    marker = "Jane Doe 1970"
+    text = PngInfo()
+    text.add_text("Comment", marker)
+    text.add_itxt("Description", marker)
+    exif = Image.Exif()
+    exif[0x010E] = marker
+    mode = {"palette.png": "P", "gray.tif": "L"}.get(name, "RGB")
+    more = {"x.jpg": {"comment": marker}, "gray.tif": {}}.get(name, {"pnginfo": text})
+    noise(8, 8).convert(mode).save(tmp_path / name, exif=exif, icc_profile=marker.encode(), **more)
+    assert marker.encode() in (tmp_path / name).read_bytes()
+    for image in (open_image(tmp_path / name), open_unconverted(tmp_path / name)):
+        assert image.info == {}
+        for again in ("again.jpg", "again.png", "again.tif", "again.webp"):
+            image.convert("RGB").save(tmp_path / again)
+            assert marker.encode() not in (tmp_path / again).read_bytes()
+
+
+def png(width: int, height: int, *, depth: int, colour: int, rows: bytes) -> bytes:
+    """A PNG file of rows that begin with their filter."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def huge_png(width: int, height: int) -> bytes:
+    """A small PNG whose header promises a huge picture."""
+    return png(width, height, depth=1, colour=0, rows=b"\0")
 
 
 @pytest.mark.parametrize("side", [10_000, 60_000])

@@ -128,7 +128,7 @@ def test_sources_are_the_tables_that_are_there(root: Path) -> None:
 
 
 def test_the_licence_is_stated() -> None:
-    assert SlakeDataset.licence == "CC BY 4.0"
+    assert SlakeDataset.licence.startswith("CC BY 4.0") and "CC BY-NC-SA 4.0" in SlakeDataset.licence
     assert "2102.09542" in SlakeDataset.citation
     assert SlakeDataset.homepage.startswith("https://")
 

@@ -3,14 +3,16 @@
 Nothing here augments or mirrors: in radiology left and right are part of the answer. Normalisation is the model's.
 """
 
+import re
 import struct
 import zlib
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from radvqa.data.dicom_codes import is_dicom
 from radvqa.data.paths import require_inside
@@ -19,8 +21,13 @@ from radvqa.recipe import Aspect
 
 Pixels = npt.NDArray[np.uint8]
 
-CONVERSION = 1
+CONVERSION = 2
 """Raised whenever the same picture file comes out as other 8-bit RGB pixels than before."""
+
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
+"""Pillow's names of the formats that are read. Others are not even tried: EPS would start Ghostscript on the file."""
+MOST_BYTES = 1 << 30
+"""The longest picture file that is read; a whole-body CT series in one file is about half of it."""
 
 THUMBNAIL_SIZE = 48
 RESAMPLE = Image.Resampling.BICUBIC
@@ -41,7 +48,10 @@ _DECODE_ERRORS = (
     OverflowError,
     struct.error,
     zlib.error,
+    MemoryError,
 )
+_WHITE_IS_ZERO = "radvqa: white is zero"
+_PNG_START = re.compile(rb"\x89PNG\r\n\x1a\n.{4}IHDR.{8}(?P<depth>.)(?P<colour>.)", re.DOTALL)
 
 
 def open_image(path: Path, *, root: Path | None = None) -> Image.Image:
@@ -49,15 +59,16 @@ def open_image(path: Path, *, root: Path | None = None) -> Image.Image:
 
     DICOM is opened with its stored window, and several frames by the middle one; see ``radvqa.data.dicom``.
     Gray, palette, CMYK and 1-bit pictures are converted; an alpha channel is dropped, not blended. Gray pictures of
-    more than 8 bits go through ``window_to_8_bit``, because Pillow's own conversion clips them at 255.
+    more than 8 bits go through ``window_to_8_bit``, because Pillow's own conversion clips them at 255. The picture
+    carries no metadata: comments, EXIF and text chunks end here, and cannot get into what is written from it.
 
     Args:
         path: the picture file.
         root: if given, the file must lie inside this folder after following symbolic links.
 
     Raises:
-        DataError: the file is missing, outside ``root``, truncated, undecodable or larger than Pillow's limit
-            against decompression bombs.
+        DataError: the file is missing, outside ``root``, truncated, undecodable, in none of ``FORMATS``, longer than
+            ``MOST_BYTES``, larger than Pillow's limit against decompression bombs, or in colour with more than 8 bits.
     """
     if root is not None:
         require_inside(path, root)
@@ -75,6 +86,7 @@ def open_content(content: bytes, path: Path, *, keep_gray: bool = False) -> tupl
     stored = _decode(content, path)
     mode = stored.mode
     image = _to_8_bit(stored, path)
+    image.info.clear()  # Pillow writes comments and profiles that it finds here into whatever is saved
     return image if keep_gray or image.mode == "RGB" else image.convert("RGB"), mode
 
 
@@ -92,7 +104,9 @@ def open_unconverted(path: Path) -> Image.Image:
             expected="PNG or TIFF",
             fix="convert the mask to PNG",
         )
-    return _decode(content, path)
+    image = _decode(content, path)
+    image.info.clear()
+    return image
 
 
 def window_to_8_bit(values: npt.NDArray[np.generic]) -> Pixels:
@@ -178,12 +192,16 @@ def read_picture_file(path: Path) -> bytes:
     """The bytes of a picture file.
 
     Raises:
-        DataError: there is no such file, or it may not or cannot be read.
+        DataError: there is no such file, it may not or cannot be read, or is longer than ``MOST_BYTES``.
     """
     try:
         if path.is_file():
+            if (size := path.stat().st_size) > MOST_BYTES:
+                raise _too_long(path, f"{size:,} bytes")
             return path.read_bytes()
         got = "a folder or special file" if path.exists() else "nothing there"
+    except MemoryError as error:
+        raise _too_long(path, "more than the memory that is free") from error
     except OSError as error:
         raise DataError(
             "image file cannot be read",
@@ -208,12 +226,15 @@ def _decode(content: bytes, path: Path) -> Image.Image:
 
         return Image.fromarray(decode_dicom(content, path).pixels)
     try:
-        with Image.open(BytesIO(content)) as image:
+        with Image.open(BytesIO(content), formats=FORMATS) as image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
                 raise _bomb(path, f"{image.width} x {image.height} pixels")
+            _require_no_deep_colour(image, content, path)
             image.load()
-            return image.copy()
+            frame = image.copy()
+            frame.info[_WHITE_IS_ZERO] = _tiff_tag(image, TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
+            return frame
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise _bomb(path, str(error)) from error
     except _DECODE_ERRORS as error:
@@ -227,6 +248,8 @@ def _to_8_bit(image: Image.Image, path: Path) -> Image.Image:
         upright = image
         if upright.mode in _WIDE_GREY_MODES:
             values = np.asarray(upright)
+            if upright.info.get(_WHITE_IS_ZERO):  # Pillow turns such gray values only if they have 8 bits or fewer
+                values = -values.astype(np.float64)
             if not np.isfinite(values).all():
                 raise DataError(
                     "the image holds values that are not numbers",
@@ -243,12 +266,42 @@ def _to_8_bit(image: Image.Image, path: Path) -> Image.Image:
         raise _undecodable(path, error) from error
 
 
+def _tiff_tag(image: Image.Image, tag: int) -> Any:
+    return image.tag_v2.get(tag) if isinstance(image, TiffImagePlugin.TiffImageFile) else None
+
+
+def _require_no_deep_colour(image: Image.Image, content: bytes, path: Path) -> None:
+    """Refuse colour or gray with alpha of more than 8 bits: Pillow keeps the high byte, all black for a 12-bit scan."""
+    found = _PNG_START.match(content)
+    deep = found is not None and found["depth"] == b"\x10" and found["colour"] in (b"\x02", b"\x04", b"\x06")
+    samples = _tiff_tag(image, TiffImagePlugin.BITSPERSAMPLE) or ()
+    if deep or (len(samples) > 1 and max(samples) > 8):
+        raise DataError(
+            "a picture with several channels of more than 8 bits is not read",
+            where=str(path),
+            expected="gray of 8 or 16 bits, or colour of 8 bits",
+            got=f"{'16' if deep else max(samples)} bits per channel",
+            fix="export it as 16-bit gray, or as 8-bit colour with a window of your choice",
+        )
+
+
+def _too_long(path: Path, got: str) -> DataError:
+    return DataError(
+        "image file is too long to be read",
+        where=str(path),
+        expected=f"at most {MOST_BYTES:,} bytes",
+        got=got,
+        fix="check where the file comes from; if it is genuine, shrink it or cut it in several",
+    )
+
+
 def _undecodable(path: Path, error: Exception) -> DataError:
+    unknown = isinstance(error, UnidentifiedImageError)  # its text names an address in memory
     return DataError(
         "image file is truncated or cannot be decoded",
         where=str(path),
-        expected="a whole image file in a format Pillow reads (JPEG, PNG, TIFF, BMP, ...)",
-        got=str(error) or type(error).__name__,
+        expected=f"a whole image file in a format that is read: {', '.join(FORMATS)} or DICOM",
+        got="it is in no format that is read" if unknown else str(error) or type(error).__name__,
         fix="fetch the file again from the data set's source, or convert it to PNG",
     )
 

@@ -31,9 +31,12 @@ def require_inside(path: Path, root: Path) -> None:
     try:
         inside = path.resolve().is_relative_to(root.resolve())
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a name too long, a null character
-        raise _outside(root, str(path), str(error)) from error
+        raise _outside(root, str(path), "a loop of symbolic links, or no possible name") from error
     if not inside:
-        raise _outside(root, str(path), f"a path that leads to {path.resolve()}")
+        # Not where it leads to: messages are passed on in reports and exports.
+        linked = path.absolute().is_relative_to(root.absolute())
+        got = "a symbolic link that leads out of the folder" if linked else "a path outside the folder"
+        raise _outside(root, str(path), got)
 
 
 def _outside(root: Path, path: str, got: str) -> DataError:

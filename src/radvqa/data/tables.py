@@ -9,8 +9,9 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +26,19 @@ LONGEST_TEXT = 100_000
 """Characters; a longer field is a damaged file (a quotation mark that is never closed), not a question."""
 
 _RESTORE = "fetch the file again from the data set's source, or correct it"
+_BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
+# What pyarrow raises for damaged files and for values that Python has no type for, such as a date in the year 20000.
+_PARQUET_ERRORS = (
+    pa.ArrowException,
+    OSError,
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    LookupError,
+    ImportError,
+    MemoryError,
+    RecursionError,
+)
 
 
 class RowError(Exception):
@@ -33,6 +47,13 @@ class RowError(Exception):
     def __init__(self, reason: str, detail: str) -> None:
         self.reason, self.detail = reason, detail
         super().__init__(detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Stands for a value that its file holds but Python cannot have; ``problem`` says why."""
+
+    problem: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +78,8 @@ class Row:
         if not isinstance(value, str):
             raise RowError("wrong_type", f"{key} should be text, got {shown(value)}")
         if any("\ud800" <= character <= "\udfff" for character in value):
-            raise RowError("not_unicode", f"{key} is not valid Unicode text: {shown(value)}")
+            detail = f"{key} is not valid Unicode text: {shown(value)}; save the file as UTF-8"
+            raise RowError("not_unicode", detail)
         if len(value) > LONGEST_TEXT:
             raise RowError("too_long", f"{key} has {len(value):,} characters: {shown(value)}")
         if not may_be_empty and not value.strip():
@@ -88,7 +110,10 @@ class Row:
         values = self._values()
         if key not in values:
             raise RowError("missing_key", f"there is no {key!r}, only {shown(list(values))}")
-        return values[key]
+        value = values[key]
+        if isinstance(value, Unreadable):
+            raise RowError("unreadable_value", f"{key} cannot be read: {value.problem}")
+        return value
 
     def _values(self) -> Mapping[str, Any]:
         if self.broken is not None:
@@ -191,12 +216,18 @@ def read_json_lines(path: Path) -> Iterator[Row]:
 def read_csv(path: Path, *, delimiter: str = ",", columns: Sequence[str] | None = None) -> Iterator[Row]:
     """The rows of a CSV file, all values as text; ``columns`` for a file without a header line.
 
-    A row with more or fewer fields than columns is a broken row.
+    A row with more or fewer fields than columns is a broken row. A header line that has semicolons and no comma tells
+    that semicolons separate the values, as spreadsheet programs write them in many countries.
 
     Raises:
-        DataError: the file is missing, cannot be read, or has no header or the same column twice.
+        DataError: the file is missing, cannot be read, is UTF-16 or UTF-32, or has no header or the same column twice.
     """
-    lines = csv.reader(_lines(path), delimiter=delimiter)
+    text = _lines(path)
+    if delimiter == "," and columns is None:
+        first = next(text, "")
+        delimiter = ";" if ";" in first and "," not in first else delimiter
+        text = chain([first] if first else [], text)
+    lines = csv.reader(text, delimiter=delimiter)
     # A quotation mark that is never closed makes the rest of the file one field.
     csv.field_size_limit(sys.maxsize)
     header = list(columns) if columns is not None else next(_csv_rows(lines, path), (0, []))[1]
@@ -223,29 +254,52 @@ def read_csv(path: Path, *, delimiter: str = ",", columns: Sequence[str] | None 
 
 
 def read_parquet(path: Path) -> Iterator[Row]:
-    """The rows of a Parquet file, read a batch at a time. Raises ``DataError`` if it cannot be read."""
+    """The rows of a Parquet file, read a batch at a time. A value that Python cannot have is ``Unreadable``.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
     number = 0
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=256):
-                for values in batch.to_pylist():
+                for values in _batch_rows(batch):
                     number += 1
                     yield Row(f"{path}, row {number}", _name(path, number), values)
-    except (pa.ArrowException, OSError, UnicodeDecodeError, ValueError) as error:
+    except _PARQUET_ERRORS as error:
         raise DataError(
             "Parquet file cannot be read",
             where=f"{path}, after row {number}",
             expected="a whole Parquet file",
-            got=" ".join(str(error).split())[:300],
+            got=_problem(error),
             fix=_RESTORE,
         ) from error
+
+
+def _batch_rows(batch: pa.RecordBatch) -> Iterable[Mapping[str, Any]]:
+    try:
+        return cast(list[dict[str, Any]], batch.to_pylist())
+    except _PARQUET_ERRORS:
+        columns = list(zip(batch.schema.names, batch.columns, strict=True))
+        return ({name: _value_at(column, place) for name, column in columns} for place in range(batch.num_rows))
+
+
+def _value_at(column: pa.Array, place: int) -> Any:
+    try:
+        return column[place].as_py()
+    except _PARQUET_ERRORS as error:
+        return Unreadable(_problem(error))
+
+
+def _problem(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def parquet_columns(path: Path) -> tuple[str, ...]:
     """Names of the columns of a Parquet file; ``()`` if it is none."""
     try:
         return tuple(pq.read_schema(path).names)
-    except (pa.ArrowException, OSError, ValueError):
+    except _PARQUET_ERRORS:
         return ()
 
 
@@ -294,11 +348,27 @@ def _csv_rows(lines: Any, path: Path) -> Iterator[tuple[int, list[str]]]:
 
 def _lines(path: Path) -> Iterator[str]:
     try:
+        with path.open("rb") as start:
+            _require_utf8(start.read(64), path)
         # utf-8-sig drops the mark that spreadsheet programs put in front.
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             yield from file
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
+
+
+def _require_utf8(start: bytes, path: Path) -> None:
+    """Refuse UTF-16 and UTF-32; in other encodings some lines may be sound, and the others become rejects."""
+    # In UTF-16 every second byte of English text is zero.
+    many_zeros = len(start) >= 4 and start.count(0) * 4 >= len(start)
+    if start.startswith(_BYTE_ORDER_MARKS) or many_zeros:
+        raise DataError(
+            "the table is not UTF-8 text",
+            where=str(path),
+            expected="UTF-8",
+            got="UTF-16 or UTF-32",
+            fix="save the table as UTF-8 (in a spreadsheet program: CSV UTF-8)",
+        )
 
 
 def _bytes(path: Path) -> bytes:

@@ -9,11 +9,12 @@ Read are, whichever is there:
 * DICOM in place of any picture; a folder of DICOM files stands for the middle slice of its largest series.
 """
 
+import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, final
@@ -24,9 +25,18 @@ import pyarrow.parquet as pq
 from radvqa.data.adapter import DatasetAdapter, Item
 from radvqa.data.answers import inferred_answer_type
 from radvqa.data.columns import check_roles, columns_of, roles_of
-from radvqa.data.dicom import REMARKS, Rendering, converted, rendering_of
+from radvqa.data.dicom import REMARKS, Rendering, converted, converted_content, rendering_of
 from radvqa.data.dicom_codes import DICOM_SUFFIXES, Frame, Window, check_window, is_dicom
-from radvqa.data.dicom_series import Series, dicom_files, files_below, largest, read_slice, series_of
+from radvqa.data.dicom_series import (
+    Patients,
+    Series,
+    Slice,
+    dicom_files,
+    files_below,
+    largest,
+    read_slice,
+    series_of,
+)
 from radvqa.data.hub_layout import split_named
 from radvqa.data.image_cache import kept_image
 from radvqa.data.paths import path_inside
@@ -48,7 +58,10 @@ _FACT_TAGS = {
     "ImageLaterality": "laterality",
     "Laterality": "laterality",
 }
+_GROUP_ROLES = ("group", "patient", "case")
 _QUIET_REMARKS = ("unlisted_code",)
+_WHOLE_ROLES = ("id", "image_id", *_GROUP_ROLES)
+_INTEGRAL = re.compile(r"^(-?\d+)\.0+$")
 _SHARD = re.compile(r"\d+-of-\d+$")
 _RECOGNISED_WITHIN = 500
 
@@ -63,11 +76,11 @@ class _Table(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Picture:
-    """An image file to give to the model, and what is known of it beside its row."""
+    """An image file to give to the model, and what is known of it beside its row; ``slice`` where it was DICOM."""
 
     path: Path
     image_id: str
-    group: str
+    slice: Slice | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
 
@@ -78,8 +91,10 @@ class OwnDataset(DatasetAdapter):
 
     * Sample ids are ``own-`` and the id column, or ``own-<table>:<row>``, or the path of the picture; image ids are
       paths relative to the folder.
-    * The group is the column ``group``, ``patient`` or ``case``, the first that is there and filled; else for DICOM the
-      patient, numbered in order of paths and never by name or number of the hospital; else the image.
+    * The group is the column ``group``, ``patient`` or ``case``, the first that is there and filled, written as
+      ``own-patient:7``; a row with a case only is of the patient that another row names for this case. Else it is for
+      DICOM the patient, numbered in order of paths and never by name or number of the hospital; else the image. These
+      two bear the name of the folder, such as ``own-<folder>-patient:0001``, so those of two data sets never meet.
     * A row with a question is a question; its caption, if there is one too, is not used. Without one it is a caption.
     * DICOM is converted to PNG in the image cache; tags tell modality, body part, plane, window and slice.
     """
@@ -132,8 +147,10 @@ class OwnDataset(DatasetAdapter):
         self.root = given.parent if given.is_file() else given
         self.split_if_absent, self.language = split_if_absent, language
         self._window, self._frame, self._stored_window = window, frame, stored_window
-        self._tables = _tables(given, table, columns or {})
-        self._converted: dict[tuple[Path, bool], tuple[Path, Rendering]] = {}
+        self._name = self.root.resolve().name or "root"
+        self._tables, self._skipped = _tables(given, table, columns or {})
+        self._converted: dict[tuple[Path | str, bool], tuple[Path, Rendering]] = {}
+        self._read: dict[Path | str, Slice | None] = {}
         self._chosen: dict[Path, Series | None] = {}
 
     @classmethod
@@ -170,7 +187,8 @@ class OwnDataset(DatasetAdapter):
             yield from self._file_items(split, told)
         for table in self._tables:
             if "split" in table.roles or (table.split or self.split_if_absent) == split:
-                yield from items_of(read_table(table.path), partial(self._items, table=table, split=split, told=told))
+                rows = self._rows_to_tell(table, split)
+                yield from items_of(rows, partial(self._items, table=table, split=split, told=told))
 
     def sources(self) -> tuple[Path, ...]:
         """The tables; without one, the text files of the captions."""
@@ -178,16 +196,60 @@ class OwnDataset(DatasetAdapter):
             return tuple(table.path for table in self._tables)
         return tuple(path for path in files_below(self.root) if path.suffix.lower() == ".txt")
 
+    def defects(self) -> Iterator[Defect]:
+        """Tables that were left out because their columns are not clear, and whether pictures are their own group."""
+        for error in self._skipped:
+            subject = Path(error.where or "").name
+            detail = "; ".join(filter(None, (error.what, error.got)))
+            yield Defect(subject=subject, reason="table_skipped", where=error.where or "", detail=detail)
+        if where := self._first_own_group():
+            detail = (
+                "no column group, patient or case, nor DICOM, tells whose images these are: each is its own group, "
+                "and a patient may lie on both sides of a split"
+            )
+            yield Defect(subject="own", reason="group_is_image", where=where, detail=detail)
+
+    def _first_own_group(self) -> str:
+        """The first row or file whose group is its picture, and that is no DICOM; ``""`` if there is none."""
+        if not self._tables:
+            pictures = (one for one in files_below(self.root) if one.suffix.lower() in PICTURE_SUFFIXES)
+            return next((str(one) for one in pictures if one not in self._slices and _is_text(one)), "")
+        for table in self._tables:
+            for row in _rows_with(table, ("image", *_GROUP_ROLES)):
+                read = _RowReader(row, table.roles)
+                try:
+                    if not read.keys() and not self._names_dicom(read, table):
+                        return row.where
+                except RowError:
+                    continue  # a reject of its split
+        return ""
+
     # --- tables ------------------------------------------------------------------------------------------------------
+
+    def _rows_to_tell(self, table: _Table, split: Split) -> Iterator[Row]:
+        """The rows of a table; those whose split cannot be known only for the first split, to be told once."""
+        first = split == self.splits()[0]
+        for row in read_table(table.path):
+            if first or "split" not in table.roles or self._has_known_split(row, table):
+                yield row
+
+    def _has_known_split(self, row: Row, table: _Table) -> bool:
+        try:
+            self._stated_split(_RowReader(row, table.roles), table)
+        except RowError:
+            return False
+        return row.broken is None
 
     def _items(self, row: Row, *, table: _Table, split: Split, told: set[str]) -> Iterator[Item]:
         read = _RowReader(row, table.roles)
-        key = read.text("id") or f"{table.path.relative_to(self.root).as_posix()}:{row.name.rsplit(':', 1)[-1]}"
-        sample_id = f"own-{key}"
+        place = f"{table.path.relative_to(self.root).as_posix()}:{row.name.rsplit(':', 1)[-1]}"
         if (stated := self._stated_split(read, table)) != split:
             detail = f"the row is in the split {stated!r}, {split!r} was asked for"
+            sample_id = f"own-{read.text_or_none('id') or place}"
             yield Reject(sample_id=sample_id, reason="other_split", where=row.where, detail=detail)
             return
+        key = read.text("id") or place
+        sample_id = f"own-{key}"
         language = read.text("language") or self.language
         question, caption = read.text("question"), read.text("caption")
         answers, choices = (read.answers(), read.choices()) if question else ((), ())
@@ -203,7 +265,11 @@ class OwnDataset(DatasetAdapter):
             yield Reject(sample_id=sample_id, reason="unreadable_image", where=row.where, detail=detail)
             return
         tags = {**picture.tags, **{role: value for role in _TAGS if (value := read.text(role))}}
-        group = next((f"own-{value}" for role in ("group", "patient", "case") if (value := read.text(role))), "")
+        group = self._group_of_keys(read.keys())
+        if not group:
+            group, known = self._group_of_picture(picture)
+            if not known:
+                yield from self._patient_unknown(picture, row.where, told)
         yield from self._remarks(picture, row.where, told)
         for reason, detail in read.mended(stated_type, answers, choices):
             yield Defect(subject=sample_id, reason=reason, where=f"{row.where}, id {key}", detail=detail)
@@ -211,7 +277,7 @@ class OwnDataset(DatasetAdapter):
             "sample_id": sample_id,
             "image_id": picture.image_id,
             "image": picture.path,
-            "group_id": group or picture.group,
+            "group_id": group,
             "split": split,
             "language": language,
             "tags": tags,
@@ -239,27 +305,19 @@ class OwnDataset(DatasetAdapter):
 
     def _picture(self, read: "_RowReader", table: _Table) -> _Picture:
         """Raises ``RowError`` where the row names no picture, ``DataError`` where DICOM cannot be shown."""
-        value = read.raw("image")
-        if isinstance(value, list) and len(value) == 1:
-            value = value[0]
-        if isinstance(value, dict) and not value.get("bytes"):
-            value = value.get("path")
-        content = value.get("bytes") if isinstance(value, dict) else value
-        if isinstance(content, bytes) and content:
-            kept = kept_image(content)
-            image_id = read.text("image_id") or f"own-{kept.stem[:16]}"
-            if is_dicom(kept):
-                return self._dicom_picture(kept, image_id, group=image_id)
-            return _Picture(path=kept, image_id=image_id, group=image_id)
-        if not isinstance(value, str) or not value.strip():
-            raise RowError("no_picture", f"the image should be a path or the bytes of a picture, got {shown(value)}")
-        path = self._named(value.strip(), table)
+        value = read.image()
+        if isinstance(value, bytes):
+            image_id = read.text("image_id") or f"own-{hashlib.sha256(value).hexdigest()[:16]}"
+            if is_dicom(value):
+                return self._dicom_picture(table.path, image_id, content=value)
+            return _Picture(path=kept_image(value), image_id=image_id)
+        path = self._named(value, table)
         image_id = read.text("image_id") or path.relative_to(self.root).as_posix()
         if path.is_dir():
             return self._series_picture(path, image_id)
-        if is_dicom(path) or (path.suffix.lower() in DICOM_SUFFIXES and path.is_file()):
-            return self._dicom_picture(path, image_id, group=self._patients.get(path, image_id))
-        return _Picture(path=path, image_id=image_id, group=image_id)
+        if _is_dicom_file(path):
+            return self._dicom_picture(path, image_id)
+        return _Picture(path=path, image_id=image_id)
 
     def _named(self, name: str, table: _Table) -> Path:
         """The file or folder a row names: beside the table, in the data folder, or in its folder ``images``."""
@@ -283,17 +341,98 @@ class OwnDataset(DatasetAdapter):
                 return candidates[-1]
         return candidates[0]
 
+    # --- groups ------------------------------------------------------------------------------------------------------
+
+    def _group_of_keys(self, keys: Sequence[str]) -> str:
+        """The group that columns tell, or ``""``: the first key, or the higher one that another row names beside it."""
+        if not keys:
+            return ""
+        key = keys[0]
+        while key in self._higher_keys:
+            key = self._higher_keys[key]
+        return f"own-{key}"
+
+    @cached_property
+    def _higher_keys(self) -> Mapping[str, str]:
+        """Patient or case → the group or patient that the first row with both names beside it."""
+        found: dict[str, str] = {}
+        for table in self._tables:
+            if sum(role in table.roles for role in _GROUP_ROLES) < 2:
+                continue
+            for row in _rows_with(table, _GROUP_ROLES):
+                try:
+                    keys = _RowReader(row, table.roles).keys()
+                except RowError:
+                    continue  # a reject of its split
+                for key in keys[1:]:
+                    found.setdefault(key, keys[0])
+        return found
+
+    def _group_of_picture(self, picture: _Picture) -> tuple[str, bool]:
+        """The patient of a DICOM image, else the picture; and whether that is the best there can be."""
+        number = None if picture.slice is None else self._patients.number(picture.slice)
+        if number is not None:
+            return f"own-{self._name}-patient:{number:04d}", True
+        return f"own-{self._name}-image:{picture.image_id.removeprefix('own-')}", picture.slice is None
+
+    @cached_property
+    def _patients(self) -> Patients:
+        """The patients of all DICOM images: those below the folder, then those that only a table names or holds.
+
+        All are looked at before the first number is given, so that numbers do not depend on what is read first.
+        """
+        slices = list(self._slices.values())
+        for table in self._tables:
+            for row in _rows_with(table, ("image",)):
+                try:
+                    slices += self._slices_in(_RowReader(row, table.roles), table)
+                except RowError:
+                    continue  # a reject of its split
+        return Patients(slices)
+
+    def _slices_in(self, read: "_RowReader", table: _Table) -> list[Slice]:
+        """The DICOM images that a row names or holds. Raises ``RowError`` like ``_named``."""
+        value = read.image()
+        if isinstance(value, bytes):
+            found = [self._slice(table.path, content=value)] if is_dicom(value) else []
+        else:
+            path = self._named(value, table)
+            if path.is_dir():
+                return self._slices_below(path)
+            found = [self._slice(path)] if _is_dicom_file(path) else []
+        return [one for one in found if one is not None]
+
+    def _names_dicom(self, read: "_RowReader", table: _Table) -> bool:
+        value = read.image()
+        if isinstance(value, bytes):
+            return is_dicom(value)
+        path = self._named(value, table)
+        return path.is_dir() or _is_dicom_file(path)
+
+    def _patient_unknown(self, picture: _Picture, where: str, told: set[str]) -> Iterator[Defect]:
+        """Once per image: its header names no patient, so the image had to be the group."""
+        if picture.image_id not in told:
+            detail = "the header names neither patient nor study, so the image is its own group"
+            yield Defect(subject=picture.image_id, reason="patient_unknown", where=where, detail=detail)
+
     # --- DICOM -------------------------------------------------------------------------------------------------------
 
     def _dicom_picture(
-        self, path: Path, image_id: str, *, group: str, slice_tag: str = "", whole: bool = False
+        self, path: Path, image_id: str, *, content: bytes | None = None, slice_tag: str = "", whole: bool = False
     ) -> _Picture:
-        if (path, whole) not in self._converted:
+        """The PNG of a file, or of ``content`` without writing that anywhere. Raises ``DataError``."""
+        key = (path if content is None else hashlib.sha256(content).hexdigest(), whole)
+        if key not in self._converted:
             # In a series the option frame chose the slice; the file's own frames then count from its middle.
             frame: Frame = "middle" if whole else self._frame
-            png = converted(path, window=self._window, frame=frame, stored_window=self._stored_window)
-            self._converted[path, whole] = (png, rendering_of(png))
-        png, rendering = self._converted[path, whole]
+            if content is None:
+                png = converted(path, window=self._window, frame=frame, stored_window=self._stored_window)
+            else:
+                png = converted_content(
+                    content, path, window=self._window, frame=frame, stored_window=self._stored_window
+                )
+            self._converted[key] = (png, rendering_of(png))
+        png, rendering = self._converted[key]
         tags = {_FACT_TAGS[fact]: value for fact, value in rendering.facts.items() if fact in _FACT_TAGS}
         tags["window"] = _window_tag(rendering)
         if rendering.frames > 1:
@@ -301,11 +440,13 @@ class OwnDataset(DatasetAdapter):
         if slice_tag:
             tags["slice"] = slice_tag
         remarks = tuple(remark for remark in rendering.remarks if remark not in _QUIET_REMARKS)
-        return _Picture(path=png, image_id=image_id, group=group, tags=tags, remarks=remarks)
+        return _Picture(
+            path=png, image_id=image_id, slice=self._slice(path, content=content), tags=tags, remarks=remarks
+        )
 
     def _series_picture(self, folder: Path, image_id: str) -> _Picture:
         if folder not in self._chosen:
-            below = [one for path, one in self._slices.items() if path.is_relative_to(folder)]
+            below = self._slices_below(folder)
             self._chosen[folder] = largest(series_of(below)) if below else None
         series = self._chosen[folder]
         if series is None:
@@ -319,31 +460,32 @@ class OwnDataset(DatasetAdapter):
         return self._dicom_picture(
             path,
             image_id,
-            group=self._patients[path],
             slice_tag=f"{place + 1} of {count}" if count > 1 else "",
             whole=count > 1,
         )
 
     @cached_property
-    def _slices(self) -> Mapping[Path, Any]:
+    def _slices(self) -> Mapping[Path, Slice]:
         """Every DICOM image below the folder with its series and patient."""
-        found = {}
-        for path in dicom_files(self.root):
-            try:
-                path_inside(self.root, path.relative_to(self.root).as_posix())
-                found[path] = read_slice(path)
-            except DataError:
-                continue  # whoever names this file hears why
-        return found
+        return {one.path: one for one in self._slices_below(self.root)}
 
-    @cached_property
-    def _patients(self) -> Mapping[Path, str]:
-        """DICOM file → ``own-patient-0001`` and so on, numbered in order of paths."""
-        numbers: dict[str, int] = {}
-        return {
-            path: f"own-patient-{numbers.setdefault(one.patient, len(numbers) + 1):04d}"
-            for path, one in self._slices.items()
-        }
+    def _slices_below(self, folder: Path) -> list[Slice]:
+        return [one for path in dicom_files(folder) if (one := self._slice(path)) is not None]
+
+    def _slice(self, path: Path, *, content: bytes | None = None) -> Slice | None:
+        """Where a DICOM image belongs, its header read once; None where there is none, or it lies outside."""
+        key: Path | str = path if content is None else hashlib.sha256(content).hexdigest()
+        try:
+            if content is None:
+                path_inside(self.root, path.relative_to(self.root).as_posix())
+                key = path.resolve()
+            if key not in self._read:
+                self._read[key] = None
+                self._read[key] = read_slice(path, content=content)
+        except (DataError, OSError):
+            return None  # whoever names this file hears why
+        one = self._read[key]
+        return None if one is None else replace(one, path=path)
 
     def _remarks(self, picture: _Picture, where: str, told: set[str]) -> Iterator[Defect]:
         """What the conversion remarked, once per image."""
@@ -419,13 +561,16 @@ class OwnDataset(DatasetAdapter):
             reason = "path_leaves_folder" if error.what.startswith("path leaves") else "unreadable_image"
             yield Reject(sample_id=sample_id, reason=reason, where=str(path), detail=detail)
             return
+        group, known = self._group_of_picture(picture)
+        if not known:
+            yield from self._patient_unknown(picture, str(path), told)
         yield from self._remarks(picture, str(path), told)
         yield CaptionedImage(
             sample_id=sample_id,
             image_id=picture.image_id,
             image=picture.path,
             text=text,
-            group_id=picture.group,
+            group_id=group,
             split=split,
             language=self.language,
             tags=picture.tags,
@@ -443,7 +588,7 @@ class OwnDataset(DatasetAdapter):
         if not text:
             raise RowError("no_text", f"there is no text in {places[0].name}")
         if series is None:
-            return _Picture(path=path, image_id=relative, group=relative), text
+            return _Picture(path=path, image_id=relative), text
         return self._slice_picture(series, relative), text
 
     def _file_id(self, path: Path) -> str:
@@ -468,6 +613,34 @@ class _RowReader:
         if role not in self._roles:
             return ""
         return self._as_text(self.raw(role), role)
+
+    def text_or_none(self, role: str) -> str:
+        """``text``, or ``""`` where that is not usable."""
+        try:
+            return self.text(role)
+        except RowError:
+            return ""
+
+    def keys(self) -> list[str]:
+        """What the columns of groups say, from the largest unit to the smallest, such as ``patient:7``.
+
+        A number means the same whether a table stores it as 7 or, beside empty cells, as 7.0.
+        """
+        texts = ((role, _INTEGRAL.sub(r"\1", self.text(role))) for role in _GROUP_ROLES)
+        return [f"{role}:{text}" for role, text in texts if text]
+
+    def image(self) -> bytes | str:
+        """The picture itself, or the name of its file. Raises ``RowError`` where there is neither."""
+        value = self.raw("image")
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        if isinstance(value, dict):
+            value = value.get("bytes") or value.get("path")
+        if isinstance(value, bytes) and value:
+            return value
+        if not isinstance(value, str) or not value.strip():
+            raise RowError("no_picture", f"the image should be a path or the bytes of a picture, got {shown(value)}")
+        return value.strip()
 
     def answers(self) -> tuple[str, ...]:
         """The accepted answers, white space collapsed, each once."""
@@ -517,6 +690,8 @@ class _RowReader:
         if isinstance(value, int | float) and not isinstance(value, bool):
             if role in ("answer", "answers", "question"):
                 self._mended.append((f"number_as_{role.rstrip('s')}", f"the {role} {value!r} was a number"))
+            if role in _WHOLE_ROLES and isinstance(value, float) and value.is_integer():
+                return str(int(value))
             return str(value)
         return Row(self._row.where, self._row.name, {role: value}).text(role, may_be_empty=True).strip()
 
@@ -544,10 +719,11 @@ def _require_readable(root: Path) -> None:
         )
 
 
-def _tables(given: Path, name: str, columns: Mapping[str, str]) -> tuple[_Table, ...]:
-    """The tables to read; none where pictures with text files or DICOM are read instead."""
+def _tables(given: Path, name: str, columns: Mapping[str, str]) -> tuple[tuple[_Table, ...], tuple[DataError, ...]]:
+    """The tables to read, and why others are not; none where pictures with text files or DICOM are read instead."""
     if given.is_file():
-        return (_Table(given, None, roles_of(columns_of(given), given, given=columns)),)
+        split = _split_in_name(given, given.parent)
+        return (_Table(given, split, roles_of(columns_of(given), given, given=columns)),), ()
     if name:
         path = path_inside(given, name)
         if not path.is_file():
@@ -555,15 +731,16 @@ def _tables(given: Path, name: str, columns: Mapping[str, str]) -> tuple[_Table,
                 "the table is not there", where=str(path), expected="a table file inside root", got="no such file",
                 fix="correct table",
             )  # fmt: skip
-        return (_Table(path, _split_in_name(path, given), roles_of(columns_of(path), path, given=columns)),)
-    found, unclear = [], []
+        return (_Table(path, _split_in_name(path, given), roles_of(columns_of(path), path, given=columns)),), ()
+    found: list[_Table] = []
+    unclear: dict[Path, DataError] = {}
     for path in _table_files(given):
         try:
             found.append(_Table(path, _split_in_name(path, given), roles_of(columns_of(path), path, given=columns)))
         except DataError as error:
-            unclear.append(error)
+            unclear[path] = error
     if not found and unclear and (columns or not _holds_pictures(given)):
-        raise unclear[0]
+        raise next(iter(unclear.values()))
     if not found and not unclear and not _holds_pictures(given):
         _require_no_archive(given)
         raise DataError(
@@ -574,7 +751,26 @@ def _tables(given: Path, name: str, columns: Mapping[str, str]) -> tuple[_Table,
             fix="lay them out as docs/own_data.md shows",
         )
     _require_one_per_split(found, given)
-    return tuple(found)
+    for path, reason in unclear.items():
+        if _is_of_a_split(path, found, given):
+            raise reason
+    return tuple(found), tuple(unclear.values())
+
+
+def _is_of_a_split(path: Path, found: list[_Table], root: Path) -> bool:
+    """Whether a table that cannot be read belongs to a split by its name, or by a folder that has no other table.
+
+    A file of the name of a picture tells something about that picture and is no table of a split.
+    """
+    if any(path.with_suffix(suffix).is_file() for suffix in (*PICTURE_SUFFIXES, *DICOM_SUFFIXES)):
+        return False
+    if _split_in_name(path, path.parent) is not None:
+        return True
+    return (
+        bool(found)
+        and _split_in_name(path, root) is not None
+        and all(table.path.parent != path.parent for table in found)
+    )
 
 
 def _require_no_archive(root: Path) -> None:
@@ -618,6 +814,44 @@ def _is_plain(path: Path) -> bool:
     return path.is_file() and not path.name.startswith(".") and not path.parent.name.startswith(".")
 
 
+def _is_dicom_file(path: Path) -> bool:
+    return is_dicom(path) or (path.suffix.lower() in DICOM_SUFFIXES and path.is_file())
+
+
+def _is_text(picture: Path) -> bool:
+    return picture.with_suffix(".txt").is_file()
+
+
+def _rows_with(table: _Table, roles: Iterable[str]) -> Iterator[Row]:
+    """The rows of a table with the columns of some roles at least; of Parquet only these are read.
+
+    Rows that are broken are left out: they are rejects of their split. Raises ``DataError`` if it cannot be read.
+    """
+    columns = [table.roles[role] for role in roles if role in table.roles]
+    if table.path.suffix.lower() == ".parquet":
+        yield from _parquet_rows(table.path, columns)
+    else:
+        yield from (row for row in read_table(table.path) if row.broken is None)
+
+
+def _parquet_rows(path: Path, columns: list[str]) -> Iterator[Row]:
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=256, columns=columns):
+                for values in batch.to_pylist():
+                    number += 1
+                    yield Row(f"{path}, row {number}", f"{path.name}:{number}", values)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(
+            "Parquet file cannot be read",
+            where=f"{path}, after row {number}",
+            expected="a whole Parquet file",
+            got=" ".join(str(error).split())[:300],
+            fix="fetch or export it again",
+        ) from error
+
+
 def _is_usable(path: Path) -> bool:
     try:
         roles_of(columns_of(path), path, given={})
@@ -652,14 +886,17 @@ def _text_places(path: Path, series: Series | None, root: Path) -> list[Path]:
 
 
 def _text_of(path: Path, root: Path) -> str:
-    """The text in a file; ``""`` if there is none. Raises ``DataError`` if it is outside ``root``, or no UTF-8."""
+    """The text in a file; ``""`` if there is none.
+
+    Raises ``DataError`` if it is outside ``root``, ``RowError`` if it is no UTF-8.
+    """
     if not path.is_file():
         return ""
     path_inside(root, path.relative_to(root).as_posix())
     try:
         return path.read_text(encoding="utf-8-sig").strip()
     except (OSError, ValueError) as error:
-        raise DataError("the text file cannot be read as UTF-8", where=str(path), got=path.name) from error
+        raise RowError("unreadable_text", f"the text file {path.name} cannot be read as UTF-8: {error}") from error
 
 
 def _unsupported(path: Path) -> RowError:

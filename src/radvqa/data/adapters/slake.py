@@ -66,7 +66,7 @@ class SlakeDataset(DatasetAdapter):
     * Tags never reach the model: ``modality`` and ``location`` answer many questions outright.
     """
 
-    licence: ClassVar[str] = "CC BY 4.0"
+    licence: ClassVar[str] = "CC BY 4.0 (one repository once said CC BY-NC-SA 4.0: treat it as for research)"
     citation: ClassVar[str] = (
         "B. Liu, L.-M. Zhan, L. Xu, L. Ma, Y. Yang, X.-M. Wu. SLAKE: A Semantically-Labeled Knowledge-Enhanced "
         "Dataset for Medical Visual Question Answering. IEEE ISBI 2021. arXiv:2102.09542"

@@ -63,7 +63,9 @@ class VqaRadDataset(DatasetAdapter):
     * Tags never reach the model: ``organ`` and ``question_type`` give answers away.
     """
 
-    licence: ClassVar[str] = "CC0 1.0"
+    licence: ClassVar[str] = (
+        "CC0 1.0 for the questions; the pictures are from MedPix, whose contributors keep copyright"
+    )
     citation: ClassVar[str] = (
         "J. J. Lau, S. Gayen, A. Ben Abacha, D. Demner-Fushman. A dataset of clinically generated visual questions and "
         "answers about radiology images. Scientific Data 5, 180251, 2018. doi:10.1038/sdata.2018.251"

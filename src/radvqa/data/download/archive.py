@@ -43,13 +43,17 @@ _FIX = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """One entry of an archive as its listing states it. ``stored`` is its compressed size, 0 where none is stated."""
+    """One entry of an archive as its listing states it. ``stored`` is its compressed size, 0 where none is stated.
+
+    ``second_name`` is another name that an entry gives itself, ``""`` if it has but one.
+    """
 
     name: str
     size: int
     stored: int = 0
     kind: str = "file"
     encrypted: bool = False
+    second_name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,6 +209,9 @@ def unpack(
 def _check_member(archive: Path, member: Member) -> None:
     if (what := why_unsafe(member.name)) is not None:
         raise _refused(archive, f"a member with {what}", "paths inside the folder", repr(member.name)[:300])
+    if member.second_name:
+        got = f"{member.name!r:.150} and {member.second_name!r:.150}"
+        raise _refused(archive, "a member with two names", "one name for every member", got)
     if member.kind not in ("file", "folder"):
         raise _refused(archive, f"a member that is a {member.kind}", "files and folders", repr(member.name)[:300])
     if member.encrypted:
@@ -241,6 +248,8 @@ def _zip_member(info: zipfile.ZipInfo) -> Member:
         stored=max(info.compress_size, 1),
         kind=kind,
         encrypted=bool(info.flag_bits & 0x1),
+        # Later versions of zipfile take ``filename`` from an extra field (0x7075), which may say anything.
+        second_name=info.filename if info.filename != info.orig_filename else "",
     )
 
 
@@ -269,9 +278,10 @@ def _contents(archive: Path) -> Iterator[tuple[str, IO[bytes], int]]:
     if archive.name.lower().endswith(".zip"):
         with zipfile.ZipFile(archive) as opened:
             for info in opened.infolist():
-                if not info.is_dir() and not _is_junk(info.filename):
+                name = info.orig_filename  # the one that was judged
+                if not info.is_dir() and not _is_junk(name):
                     with opened.open(info) as stream:
-                        yield info.filename, stream, info.file_size
+                        yield name, stream, info.file_size
         return
     with _opened_tar(archive) as tar:
         for entry in tar:
@@ -283,6 +293,8 @@ def _contents(archive: Path) -> Iterator[tuple[str, IO[bytes], int]]:
 
 def _write(stream: IO[bytes], root: Path, name: str, *, size: int, advance: Callable[[int], None]) -> Unpacked:
     path = root / name
+    if why_unsafe(name) is not None or not path.resolve().is_relative_to(root.resolve()):
+        raise _DamagedError(f"{name!r:.300} would lie outside the folder")
     digest, written = hashlib.sha256(), 0
     with _writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -95,7 +95,6 @@ class Entry:
     ``adapter`` reads it, with ``root`` being the folder inside the fetched one, and with ``options``.
     ``bytes``: size of the files to fetch as published or as users report it; None if unknown.
     ``hint``: what to know before it is used.
-    ``gated``: the publisher wants a login or terms accepted on its page.
     ``unverified``: what of this entry could not be checked.
     """
 
@@ -111,7 +110,6 @@ class Entry:
     root: str = "."
     options: Mapping[str, str | int] = field(default_factory=dict)
     hint: str = ""
-    gated: bool = False
     unverified: str = ""
 
     @property

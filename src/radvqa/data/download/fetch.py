@@ -138,10 +138,12 @@ class _Download:
     def run(self, revision: str | None, addresses: Addresses | None) -> Fetched:
         """List, check, fetch, unpack, note."""
         begun = _read_if_there(self._folder / UNFINISHED_FILE)
-        if revision is None and begun is not None:
-            revision = begun.revision or None
+        requested = revision or ""
+        if begun is not None and revision in (None, begun.requested):
+            # Where it began: a branch may have moved on meanwhile.
+            revision, requested = begun.revision or revision, begun.requested
         listing = list_source(self._entry.source, self._web, revision=revision, addresses=addresses)
-        self._manifest = self._begin(begun, listing)
+        self._manifest = replace(self._begin(begun, listing), requested=requested)
         if self._pinned is not None:
             _require_pinned_listing(self._pinned, listing, where=self._entry.source.address)
         waiting = [file for file in listing.files if not self._is_done(file)]
@@ -316,7 +318,7 @@ def _again(
     """The data set that a finished call left: nothing is fetched, but all files are looked at."""
     where = str(folder)
     _require_same(manifest.name, entry.name, what="the folder holds another data set", where=where)
-    if revision is not None and not manifest.revision.startswith(revision):
+    if revision is not None and revision != manifest.requested and not manifest.revision.startswith(revision):
         _require_same(manifest.revision, revision, what="the folder holds another revision", where=where)
     contents = manifest.contents()
     for path, (size, _) in contents.items():
@@ -344,7 +346,8 @@ def _fetched(entry: Entry, folder: Path, manifest: Manifest, *, fresh: bool) -> 
 
 
 def _pinned_revision(pinned: Manifest, revision: str | None) -> str | None:
-    if revision is not None and pinned.revision and not pinned.revision.startswith(revision):
+    known = revision is None or revision == pinned.requested or pinned.revision.startswith(revision)
+    if revision is not None and pinned.revision and not known:
         _require_same(revision, pinned.revision, what="--revision is not that of the manifest", where="--manifest")
     return pinned.revision or revision
 

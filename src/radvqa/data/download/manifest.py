@@ -61,6 +61,7 @@ class Manifest:
     """Everything known about one fetched data set.
 
     ``revision`` is the commit or record that was fetched, ``""`` where the source has none.
+    ``requested`` is the revision that was asked for, such as a branch, ``""`` if none was.
     ``stated_licence`` is what the source itself stated at that moment, ``""`` if nothing.
     """
 
@@ -71,6 +72,7 @@ class Manifest:
     licence: Acceptance
     stated_licence: str
     version: str
+    requested: str = ""
     finished_at: str = ""
     files: dict[str, FetchedFile] = field(default_factory=dict)
     unpacked: dict[str, UnpackedFile] = field(default_factory=dict)

@@ -34,6 +34,9 @@ MANIFEST = "radvqa-export.json"
 MANIFEST_LAYOUT = 1
 """Raise it when a folder written from now on cannot be read by older code."""
 
+PLACEHOLDER = "<image>"
+"""What stands for the picture in the turns of ``llava``; programs that read them replace it wherever it is."""
+
 HUB_SPLITS: Mapping[Split, str] = {"train": "train", "val": "validation", "test": "test"}
 """The hub's names of the splits; it knows no ``val``."""
 
@@ -102,7 +105,7 @@ def row_of(record: Record, *, layout: Format, image: str) -> dict[str, Any]:
     fields = _fields(record)
     question, answer = _asked(record)
     if layout == "llava":
-        turns = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
+        turns = [{"from": "human", "value": f"{PLACEHOLDER}\n{question}"}, {"from": "gpt", "value": answer}]
         return {"id": record.sample_id, "image": image, "conversations": turns, "radvqa": fields}
     if layout == "messages":
         asked = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
@@ -115,6 +118,14 @@ def row_of(record: Record, *, layout: Format, image: str) -> dict[str, Any]:
             prefix = caption_prefix(record.language)
         return {"image": image, "prefix": prefix, "suffix": answer, "radvqa": fields}
     raise ValueError(f"{layout} has no rows of text")
+
+
+def placeholder_side(record: Record) -> Literal["question", "answer"] | None:
+    """Which side of a record holds ``PLACEHOLDER`` as text, so that ``llava`` would show its picture twice."""
+    question, answer = _asked(record)
+    if PLACEHOLDER in question:
+        return "question"
+    return "answer" if PLACEHOLDER in answer else None
 
 
 def image_name(values: Mapping[str, Any], *, layout: Format) -> str:

@@ -32,11 +32,13 @@ from radvqa.data.export.layouts import (
     HUB_SPLITS,
     MANIFEST,
     MANIFEST_LAYOUT,
+    PLACEHOLDER,
     Format,
     Record,
     hub_row,
     hub_schema,
     kind_of,
+    placeholder_side,
     row_of,
     table_name,
 )
@@ -60,8 +62,8 @@ _DEVICE_NAME = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])", re.IGNORECASE)
 class Source:
     """What the data came from, for manifest and card.
 
-    ``adapter`` is the adapter's name, ``options`` what it was opened with; ``root`` is its folder, which is cut from
-    everything that is written, since an export is made to be passed on.
+    ``adapter`` is the adapter's name, ``options`` what it was opened with; ``root`` is its folder, or a table file in
+    it. The folder is cut from everything that is written, since an export is made to be passed on.
     """
 
     name: str
@@ -240,6 +242,10 @@ class _Export:
 
     def _record(self, record: Record, table: "_Table", counts: _Counts) -> Reject | None:
         """Write one record, or say why it cannot be written."""
+        if self._layout == "llava" and (side := placeholder_side(record)):
+            detail = f"the {side} holds {PLACEHOLDER}, which in this format stands for the picture"
+            reason = f"placeholder_in_{side}"
+            return Reject(sample_id=record.sample_id, reason=reason, where=str(record.image), detail=detail)
         try:
             image, content = self._pictures.add(record)
         except DataError as error:
@@ -503,6 +509,8 @@ def _nothing(name: str, counts: Mapping[Split, Mapping[str, Any]], first: Reject
 def _cleaner(root: Path | None) -> Callable[[str], str]:
     """A function that cuts the folders of this machine from a message."""
     cuts = {str(image_cache()): "cache", str(Path.home()): "~"}
+    if root is not None and root.is_file():
+        root = root.parent
     if root is not None:
         cuts |= {str(one): "" for one in (root, root.absolute(), root.resolve())}
     cuts = {path: name for path, name in cuts.items() if path not in (".", "/", "..")}
