@@ -183,7 +183,9 @@ def test_every_line_becomes_one_record_or_one_reject(tmp_path: Path, line: str, 
     reading = VqaMedDataset(str(root)).read(part[1])  # type: ignore[arg-type]
     count = len(reading.samples) + len(reading.rejects)
     if questions:
-        assert count == (1 if reading.samples else 1 + bool(line.strip()))
+        # One for a question with its answers, whatever they are worth; else one for each of the two lines.
+        assert 1 <= count <= (1 if reading.samples else 1 + bool(line.strip()))
+        assert count == 2 or not line.strip() or line.lstrip().startswith("a")
     else:
         assert count == bool(line.strip())
     assert_writable([*reading.samples, *reading.rejects, *reading.defects])
