@@ -64,12 +64,7 @@ def _shared_captions(label: str, captions: list[CaptionedImage]) -> Iterator[Fin
 
 def _holds_withheld(label: str, captions: list[CaptionedImage]) -> Iterator[Finding]:
     for name in sorted({name for one in captions for name in one.withheld if _NAMES_FINDING.search(name)}):
-        found = [
-            one
-            for one in captions
-            if (text := normalise_answer(one.withheld.get(name, "")))
-            and f" {text} " in f" {normalise_answer(one.text)} "
-        ]
+        found = [one for one in captions if _holds(one.text, one.withheld.get(name, ""))]
         if found:
             yield _finding(
                 f"caption_holds:{name}",

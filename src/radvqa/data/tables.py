@@ -152,7 +152,7 @@ def read_table(path: Path) -> Iterator[Row]:
     Raises:
         DataError: another suffix; the file is missing, or cannot be read at all.
     """
-    readers = {
+    readers: Mapping[str, Callable[[Path], Iterator[Row]]] = {
         ".json": read_json,
         ".jsonl": read_json_lines,
         ".csv": read_csv,
@@ -253,8 +253,10 @@ def read_csv(path: Path, *, delimiter: str = ",", columns: Sequence[str] | None 
             yield Row(where, name, dict(zip(header, values, strict=True)))
 
 
-def read_parquet(path: Path) -> Iterator[Row]:
-    """The rows of a Parquet file, read a batch at a time. A value that Python cannot have is ``Unreadable``.
+def read_parquet(path: Path, *, columns: Sequence[str] | None = None) -> Iterator[Row]:
+    """The rows of a Parquet file, read a batch at a time, with all or some of its columns.
+
+    A value that Python cannot have is ``Unreadable``.
 
     Raises:
         DataError: the file cannot be read.
@@ -262,7 +264,7 @@ def read_parquet(path: Path) -> Iterator[Row]:
     number = 0
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=256):
+            for batch in file.iter_batches(batch_size=256, columns=columns):
                 for values in _batch_rows(batch):
                     number += 1
                     yield Row(f"{path}, row {number}", _name(path, number), values)

@@ -10,21 +10,16 @@ Read are, whichever is there:
 """
 
 import hashlib
-import json
-import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, final
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import Any, ClassVar, final
 
 from radvqa.data.adapter import DatasetAdapter, Item
 from radvqa.data.answers import inferred_answer_type
-from radvqa.data.columns import check_roles, columns_of, roles_of
+from radvqa.data.columns import check_roles
 from radvqa.data.dicom import REMARKS, Rendering, converted, converted_content, rendering_of
 from radvqa.data.dicom_codes import DICOM_SUFFIXES, Frame, Window, check_window, is_dicom
 from radvqa.data.dicom_series import (
@@ -39,16 +34,25 @@ from radvqa.data.dicom_series import (
 )
 from radvqa.data.hub_layout import split_named
 from radvqa.data.image_cache import kept_image
+from radvqa.data.own_rows import ANSWER_TYPES, GROUP_ROLES, RowReader
+from radvqa.data.own_tables import (
+    ARCHIVE_SUFFIXES,
+    PICTURE_SUFFIXES,
+    OwnTable,
+    find_tables,
+    holds_pictures,
+    is_usable,
+    require_readable,
+    rows_with,
+    table_files,
+)
 from radvqa.data.paths import path_inside
 from radvqa.data.tables import TABLE_SUFFIXES, Row, RowError, items_of, read_table, shown
 from radvqa.errors import DataError, RecipeError
-from radvqa.sample import SPLITS, AnswerType, CaptionedImage, Defect, Reject, Split, VqaSample
+from radvqa.sample import SPLITS, CaptionedImage, Defect, Reject, Split, VqaSample
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp")
-ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
 VOLUME_SUFFIXES = (".nii", ".mha", ".mhd", ".nrrd", ".npy", ".npz", ".pdf")
 
-_ANSWER_TYPES: Mapping[str, AnswerType] = {"closed": "closed", "open": "open"}
 _TAGS = ("modality", "organ", "location", "plane", "content_type", "question_type")
 _FACT_TAGS = {
     "Modality": "modality",
@@ -58,20 +62,7 @@ _FACT_TAGS = {
     "ImageLaterality": "laterality",
     "Laterality": "laterality",
 }
-_GROUP_ROLES = ("group", "patient", "case")
 _QUIET_REMARKS = ("unlisted_code",)
-_WHOLE_ROLES = ("id", "image_id", *_GROUP_ROLES)
-_INTEGRAL = re.compile(r"^(-?\d+)\.0+$")
-_SHARD = re.compile(r"\d+-of-\d+$")
-_RECOGNISED_WITHIN = 500
-
-
-class _Table(NamedTuple):
-    """A table with the columns of its roles; ``split`` is None where only a column or nothing says it."""
-
-    path: Path
-    split: Split | None
-    roles: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,12 +134,12 @@ class OwnDataset(DatasetAdapter):
                 fix="correct it under datasets",
             )
         given = Path(root).expanduser()
-        _require_readable(given)
+        require_readable(given)
         self.root = given.parent if given.is_file() else given
         self.split_if_absent, self.language = split_if_absent, language
         self._window, self._frame, self._stored_window = window, frame, stored_window
         self._name = self.root.resolve().name or "root"
-        self._tables, self._skipped = _tables(given, table, columns or {})
+        self._tables, self._skipped = find_tables(given, table, columns or {})
         self._converted: dict[tuple[Path | str, bool], tuple[Path, Rendering]] = {}
         self._read: dict[Path | str, Slice | None] = {}
         self._chosen: dict[Path, Series | None] = {}
@@ -158,10 +149,8 @@ class OwnDataset(DatasetAdapter):
         """A table whose columns are clear, a folder with one, pictures with text files, or DICOM."""
         try:
             if root.is_file():
-                return root.suffix.lower() in TABLE_SUFFIXES and _is_usable(root)
-            return root.is_dir() and (
-                any(_is_usable(path) for path in _table_files(root)[:20]) or _holds_pictures(root)
-            )
+                return root.suffix.lower() in TABLE_SUFFIXES and is_usable(root)
+            return root.is_dir() and (any(is_usable(path) for path in table_files(root)[:20]) or holds_pictures(root))
         except (DataError, OSError, ValueError, RecursionError):
             return False
 
@@ -215,8 +204,8 @@ class OwnDataset(DatasetAdapter):
             pictures = (one for one in files_below(self.root) if one.suffix.lower() in PICTURE_SUFFIXES)
             return next((str(one) for one in pictures if one not in self._slices and _is_text(one)), "")
         for table in self._tables:
-            for row in _rows_with(table, ("image", *_GROUP_ROLES)):
-                read = _RowReader(row, table.roles)
+            for row in rows_with(table, ("image", *GROUP_ROLES)):
+                read = RowReader(row, table.roles)
                 try:
                     if not read.keys() and not self._names_dicom(read, table):
                         return row.where
@@ -226,22 +215,22 @@ class OwnDataset(DatasetAdapter):
 
     # --- tables ------------------------------------------------------------------------------------------------------
 
-    def _rows_to_tell(self, table: _Table, split: Split) -> Iterator[Row]:
+    def _rows_to_tell(self, table: OwnTable, split: Split) -> Iterator[Row]:
         """The rows of a table; those whose split cannot be known only for the first split, to be told once."""
         first = split == self.splits()[0]
         for row in read_table(table.path):
             if first or "split" not in table.roles or self._has_known_split(row, table):
                 yield row
 
-    def _has_known_split(self, row: Row, table: _Table) -> bool:
+    def _has_known_split(self, row: Row, table: OwnTable) -> bool:
         try:
-            self._stated_split(_RowReader(row, table.roles), table)
+            self._stated_split(RowReader(row, table.roles), table)
         except RowError:
             return False
         return row.broken is None
 
-    def _items(self, row: Row, *, table: _Table, split: Split, told: set[str]) -> Iterator[Item]:
-        read = _RowReader(row, table.roles)
+    def _items(self, row: Row, *, table: OwnTable, split: Split, told: set[str]) -> Iterator[Item]:
+        read = RowReader(row, table.roles)
         place = f"{table.path.relative_to(self.root).as_posix()}:{row.name.rsplit(':', 1)[-1]}"
         if (stated := self._stated_split(read, table)) != split:
             detail = f"the row is in the split {stated!r}, {split!r} was asked for"
@@ -285,7 +274,7 @@ class OwnDataset(DatasetAdapter):
         if not question:
             yield CaptionedImage(text=caption, **common)
             return
-        answer_type = _ANSWER_TYPES.get(stated_type.lower())
+        answer_type = ANSWER_TYPES.get(stated_type.lower())
         yield VqaSample(
             question=question,
             answers=answers,
@@ -295,7 +284,7 @@ class OwnDataset(DatasetAdapter):
             **common,
         )
 
-    def _stated_split(self, read: "_RowReader", table: _Table) -> Split:
+    def _stated_split(self, read: "RowReader", table: OwnTable) -> Split:
         text = read.text("split")
         if not text:
             return table.split or self.split_if_absent
@@ -303,7 +292,7 @@ class OwnDataset(DatasetAdapter):
             raise RowError("unknown_split", f"the split should be train, val or test, got {shown(text)}")
         return split
 
-    def _picture(self, read: "_RowReader", table: _Table) -> _Picture:
+    def _picture(self, read: "RowReader", table: OwnTable) -> _Picture:
         """Raises ``RowError`` where the row names no picture, ``DataError`` where DICOM cannot be shown."""
         value = read.image()
         if isinstance(value, bytes):
@@ -319,7 +308,7 @@ class OwnDataset(DatasetAdapter):
             return self._dicom_picture(path, image_id)
         return _Picture(path=path, image_id=image_id)
 
-    def _named(self, name: str, table: _Table) -> Path:
+    def _named(self, name: str, table: OwnTable) -> Path:
         """The file or folder a row names: beside the table, in the data folder, or in its folder ``images``."""
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name):
             raise RowError("image_is_a_link", f"the image should be a path, not an address: {shown(name)}")
@@ -357,11 +346,11 @@ class OwnDataset(DatasetAdapter):
         """Patient or case → the group or patient that the first row with both names beside it."""
         found: dict[str, str] = {}
         for table in self._tables:
-            if sum(role in table.roles for role in _GROUP_ROLES) < 2:
+            if sum(role in table.roles for role in GROUP_ROLES) < 2:
                 continue
-            for row in _rows_with(table, _GROUP_ROLES):
+            for row in rows_with(table, GROUP_ROLES):
                 try:
-                    keys = _RowReader(row, table.roles).keys()
+                    keys = RowReader(row, table.roles).keys()
                 except RowError:
                     continue  # a reject of its split
                 for key in keys[1:]:
@@ -383,14 +372,14 @@ class OwnDataset(DatasetAdapter):
         """
         slices = list(self._slices.values())
         for table in self._tables:
-            for row in _rows_with(table, ("image",)):
+            for row in rows_with(table, ("image",)):
                 try:
-                    slices += self._slices_in(_RowReader(row, table.roles), table)
+                    slices += self._slices_in(RowReader(row, table.roles), table)
                 except RowError:
                     continue  # a reject of its split
         return Patients(slices)
 
-    def _slices_in(self, read: "_RowReader", table: _Table) -> list[Slice]:
+    def _slices_in(self, read: "RowReader", table: OwnTable) -> list[Slice]:
         """The DICOM images that a row names or holds. Raises ``RowError`` like ``_named``."""
         value = read.image()
         if isinstance(value, bytes):
@@ -402,7 +391,7 @@ class OwnDataset(DatasetAdapter):
             found = [self._slice(path)] if _is_dicom_file(path) else []
         return [one for one in found if one is not None]
 
-    def _names_dicom(self, read: "_RowReader", table: _Table) -> bool:
+    def _names_dicom(self, read: "RowReader", table: OwnTable) -> bool:
         value = read.image()
         if isinstance(value, bytes):
             return is_dicom(value)
@@ -508,21 +497,11 @@ class OwnDataset(DatasetAdapter):
             found = {self._folder_split(path) for path in files_below(self.root)}
         return frozenset(found) or frozenset({self.split_if_absent})
 
-    def _splits_of_column(self, table: _Table) -> set[Split]:
+    def _splits_of_column(self, table: OwnTable) -> set[Split]:
         column, rest = table.roles["split"], table.split or self.split_if_absent
-        if table.path.suffix.lower() == ".parquet":
-            try:  # only this column, since pictures may lie in the others
-                values = pq.read_table(table.path, columns=[column]).column(0).unique().to_pylist()
-            except (pa.ArrowException, OSError, ValueError):
-                values = []
-        else:
-            values = [row.values.get(column) for row in read_table(table.path)]
-        found: set[Split] = set()
-        for value in values:
-            split = split_named(value) if isinstance(value, str) and value.strip() else rest
-            if split is not None:
-                found.add(split)
-        return found
+        values = {str(row.values.get(column) or "") for row in rows_with(table, ("split",))}
+        told = {split_named(value) if value.strip() else rest for value in values}
+        return {split for split in told if split is not None}
 
     def _folder_split(self, path: Path) -> Split:
         parts = path.relative_to(self.root).parts
@@ -598,278 +577,12 @@ class OwnDataset(DatasetAdapter):
 ADAPTER = OwnDataset
 
 
-class _RowReader:
-    """One row by roles instead of columns; remembers what it had to mend."""
-
-    def __init__(self, row: Row, roles: Mapping[str, str]) -> None:
-        self._row, self._roles = row, roles
-        self._mended: list[tuple[str, str]] = []
-
-    def raw(self, role: str) -> Any:
-        return self._row.values.get(self._roles[role])
-
-    def text(self, role: str) -> str:
-        """The stripped text of a role; ``""`` where it is absent, null or blank. Numbers become text."""
-        if role not in self._roles:
-            return ""
-        return self._as_text(self.raw(role), role)
-
-    def text_or_none(self, role: str) -> str:
-        """``text``, or ``""`` where that is not usable."""
-        try:
-            return self.text(role)
-        except RowError:
-            return ""
-
-    def keys(self) -> list[str]:
-        """What the columns of groups say, from the largest unit to the smallest, such as ``patient:7``.
-
-        A number means the same whether a table stores it as 7 or, beside empty cells, as 7.0.
-        """
-        texts = ((role, _INTEGRAL.sub(r"\1", self.text(role))) for role in _GROUP_ROLES)
-        return [f"{role}:{text}" for role, text in texts if text]
-
-    def image(self) -> bytes | str:
-        """The picture itself, or the name of its file. Raises ``RowError`` where there is neither."""
-        value = self.raw("image")
-        if isinstance(value, list) and len(value) == 1:
-            value = value[0]
-        if isinstance(value, dict):
-            value = value.get("bytes") or value.get("path")
-        if isinstance(value, bytes) and value:
-            return value
-        if not isinstance(value, str) or not value.strip():
-            raise RowError("no_picture", f"the image should be a path or the bytes of a picture, got {shown(value)}")
-        return value.strip()
-
-    def answers(self) -> tuple[str, ...]:
-        """The accepted answers, white space collapsed, each once."""
-        found = []
-        for role in ("answer", "answers"):
-            if role in self._roles:
-                for text in self._several(role, separator="|" if role == "answers" else None):
-                    collapsed = " ".join(text.split())
-                    if collapsed != text:
-                        self._mended.append(
-                            ("white_space_in_answer", f"white space inside the answer {text!r:.160} was collapsed")
-                        )
-                    found.append(collapsed)
-        return tuple(dict.fromkeys(filter(None, found)))
-
-    def choices(self) -> tuple[str, ...]:
-        """The offered answers, white space collapsed."""
-        if "choices" not in self._roles:
-            return ()
-        return tuple(filter(None, (" ".join(text.split()) for text in self._several("choices", separator="|"))))
-
-    def mended(self, stated_type: str, answers: tuple[str, ...], choices: tuple[str, ...]) -> list[tuple[str, str]]:
-        """Reason and sentence of everything that is not as it should be but was used."""
-        found = list(dict.fromkeys(self._mended))
-        if stated_type and stated_type.lower() not in _ANSWER_TYPES:
-            found.append(("unknown_answer_type", f"the answer type {shown(stated_type)} is neither closed nor open"))
-        if choices and answers and answers[0] not in choices:
-            found.append(("answer_not_a_choice", f"the answer {shown(answers[0])} is none of the choices"))
-        return found
-
-    def _several(self, role: str, *, separator: str | None) -> list[str]:
-        value = self.raw(role)
-        if isinstance(value, str) and value.lstrip().startswith("["):
-            try:
-                listed = json.loads(value)
-            except (ValueError, RecursionError):
-                listed = None
-            value = listed if isinstance(listed, list) else value
-        if isinstance(value, list | tuple):
-            return [self._as_text(one, role) for one in value]
-        text = self._as_text(value, role)
-        return [part.strip() for part in text.split(separator)] if separator else [text]
-
-    def _as_text(self, value: Any, role: str) -> str:
-        if value is None or (isinstance(value, float) and math.isnan(value)):
-            return ""
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            if role in ("answer", "answers", "question"):
-                self._mended.append((f"number_as_{role.rstrip('s')}", f"the {role} {value!r} was a number"))
-            if role in _WHOLE_ROLES and isinstance(value, float) and value.is_integer():
-                return str(int(value))
-            return str(value)
-        return Row(self._row.where, self._row.name, {role: value}).text(role, may_be_empty=True).strip()
-
-
-def _require_readable(root: Path) -> None:
-    got = ""
-    if not root.exists():
-        got = "nothing there"
-    elif root.is_file() and root.suffix.lower() in ARCHIVE_SUFFIXES:
-        raise DataError(
-            "own data lie in an archive", where=str(root), expected="a folder, or a table file", got=root.suffix,
-            fix="unpack it first and point root at the folder",
-        )  # fmt: skip
-    elif root.is_file() and root.suffix.lower() not in TABLE_SUFFIXES:
-        got = f"a file ending in {root.suffix or 'nothing'}"
-    elif root.is_dir() and next(files_below(root), None) is None:
-        got = "an empty folder"
-    if got:
-        raise DataError(
-            "own data are not at this place",
-            where=str(root),
-            expected=f"a folder, or a table ending in {', '.join(TABLE_SUFFIXES)}",
-            got=got,
-            fix="correct root; docs/own_data.md shows how to lay out own images",
-        )
-
-
-def _tables(given: Path, name: str, columns: Mapping[str, str]) -> tuple[tuple[_Table, ...], tuple[DataError, ...]]:
-    """The tables to read, and why others are not; none where pictures with text files or DICOM are read instead."""
-    if given.is_file():
-        split = _split_in_name(given, given.parent)
-        return (_Table(given, split, roles_of(columns_of(given), given, given=columns)),), ()
-    if name:
-        path = path_inside(given, name)
-        if not path.is_file():
-            raise DataError(
-                "the table is not there", where=str(path), expected="a table file inside root", got="no such file",
-                fix="correct table",
-            )  # fmt: skip
-        return (_Table(path, _split_in_name(path, given), roles_of(columns_of(path), path, given=columns)),), ()
-    found: list[_Table] = []
-    unclear: dict[Path, DataError] = {}
-    for path in _table_files(given):
-        try:
-            found.append(_Table(path, _split_in_name(path, given), roles_of(columns_of(path), path, given=columns)))
-        except DataError as error:
-            unclear[path] = error
-    if not found and unclear and (columns or not _holds_pictures(given)):
-        raise next(iter(unclear.values()))
-    if not found and not unclear and not _holds_pictures(given):
-        _require_no_archive(given)
-        raise DataError(
-            "there are no own data in this folder",
-            where=str(given),
-            expected="a table, pictures with a .txt beside each, or DICOM files",
-            got=", ".join(path.name for path in _some_files(given)[:5]),
-            fix="lay them out as docs/own_data.md shows",
-        )
-    _require_one_per_split(found, given)
-    for path, reason in unclear.items():
-        if _is_of_a_split(path, found, given):
-            raise reason
-    return tuple(found), tuple(unclear.values())
-
-
-def _is_of_a_split(path: Path, found: list[_Table], root: Path) -> bool:
-    """Whether a table that cannot be read belongs to a split by its name, or by a folder that has no other table.
-
-    A file of the name of a picture tells something about that picture and is no table of a split.
-    """
-    if any(path.with_suffix(suffix).is_file() for suffix in (*PICTURE_SUFFIXES, *DICOM_SUFFIXES)):
-        return False
-    if _split_in_name(path, path.parent) is not None:
-        return True
-    return (
-        bool(found)
-        and _split_in_name(path, root) is not None
-        and all(table.path.parent != path.parent for table in found)
-    )
-
-
-def _require_no_archive(root: Path) -> None:
-    for path in _some_files(root):
-        if path.suffix.lower() in ARCHIVE_SUFFIXES:
-            raise DataError(
-                "own data lie in an archive", where=str(path), expected="plain files", got=path.suffix,
-                fix="unpack it first",
-            )  # fmt: skip
-
-
-def _require_one_per_split(tables: list[_Table], root: Path) -> None:
-    """Several tables are read only if their names tell them apart; else rows would be read twice."""
-    by_split: dict[Split | None, list[Path]] = {}
-    for table in tables:
-        by_split.setdefault(table.split, []).append(table.path)
-    repeated = any(len(paths) > 1 and not all(_SHARD.search(one.stem) for one in paths) for paths in by_split.values())
-    if repeated or (None in by_split and len(by_split) > 1):
-        names = [table.path.relative_to(root).as_posix() for table in tables]
-        raise DataError(
-            "it is not clear which table to read",
-            where=str(root),
-            expected="one table, or one for each split with train, val or test in its name or folder",
-            got=", ".join(names)[:400],
-            fix="name one with the option table, or move the others away",
-        )
-
-
-def _split_in_name(path: Path, root: Path) -> Split | None:
-    words = re.split(r"[^A-Za-z]+", path.stem)
-    folder = [path.parent.name] if path.parent != root else []
-    return next((split for word in (*reversed(words), *folder) if (split := split_named(word)) is not None), None)
-
-
-def _table_files(root: Path) -> list[Path]:
-    files = sorted([*root.glob("*"), *root.glob("*/*")])
-    return [path for path in files if path.suffix.lower() in TABLE_SUFFIXES and _is_plain(path)]
-
-
-def _is_plain(path: Path) -> bool:
-    return path.is_file() and not path.name.startswith(".") and not path.parent.name.startswith(".")
-
-
 def _is_dicom_file(path: Path) -> bool:
     return is_dicom(path) or (path.suffix.lower() in DICOM_SUFFIXES and path.is_file())
 
 
 def _is_text(picture: Path) -> bool:
     return picture.with_suffix(".txt").is_file()
-
-
-def _rows_with(table: _Table, roles: Iterable[str]) -> Iterator[Row]:
-    """The rows of a table with the columns of some roles at least; of Parquet only these are read.
-
-    Rows that are broken are left out: they are rejects of their split. Raises ``DataError`` if it cannot be read.
-    """
-    columns = [table.roles[role] for role in roles if role in table.roles]
-    if table.path.suffix.lower() == ".parquet":
-        yield from _parquet_rows(table.path, columns)
-    else:
-        yield from (row for row in read_table(table.path) if row.broken is None)
-
-
-def _parquet_rows(path: Path, columns: list[str]) -> Iterator[Row]:
-    number = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=256, columns=columns):
-                for values in batch.to_pylist():
-                    number += 1
-                    yield Row(f"{path}, row {number}", f"{path.name}:{number}", values)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(
-            "Parquet file cannot be read",
-            where=f"{path}, after row {number}",
-            expected="a whole Parquet file",
-            got=" ".join(str(error).split())[:300],
-            fix="fetch or export it again",
-        ) from error
-
-
-def _is_usable(path: Path) -> bool:
-    try:
-        roles_of(columns_of(path), path, given={})
-    except DataError:
-        return False
-    return True
-
-
-def _some_files(root: Path) -> list[Path]:
-    return [path for path, _ in zip(files_below(root), range(_RECOGNISED_WITHIN), strict=False)]
-
-
-def _holds_pictures(root: Path) -> bool:
-    """Whether there is DICOM, or a picture with its text, among the first files."""
-    files = _some_files(root)
-    texts = {path.with_suffix("") for path in files if path.suffix.lower() == ".txt"}
-    pictured = (path.suffix.lower() in PICTURE_SUFFIXES and path.with_suffix("") in texts for path in files)
-    return any(pictured) or any(is_dicom(path) for path in files)
 
 
 def _text_places(path: Path, series: Series | None, root: Path) -> list[Path]:

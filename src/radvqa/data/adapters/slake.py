@@ -25,9 +25,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from radvqa.data.adapter import DatasetAdapter, Item
-from radvqa.data.answers import inferred_answer_type
-from radvqa.data.hub_layout import parquet_splits
-from radvqa.data.image_cache import embedded_image
+from radvqa.data.hub_layout import hub_question, parquet_splits
 from radvqa.data.imaging import open_image, open_unconverted
 from radvqa.data.paths import path_inside
 from radvqa.data.tables import Row, RowError, image_inside, items_of, read_json, read_json_list, read_parquet, shown
@@ -114,7 +112,7 @@ class SlakeDataset(DatasetAdapter):
         """
         if self._hub_files:
             for file in self._files(split):
-                yield from items_of(read_parquet(file), lambda row: _hub_items(row, split))
+                yield from items_of(read_parquet(file), lambda row: hub_question(row, split, dataset="slake"))
         else:
             yield from items_of(read_json(self._table(split)), lambda row: self._items(row, split))
 
@@ -275,27 +273,6 @@ class SlakeDataset(DatasetAdapter):
 
 
 ADAPTER = SlakeDataset
-
-
-def _hub_items(row: Row, split: Split) -> Iterator[Item]:
-    raw_answer = row.text("answer")
-    answer = " ".join(raw_answer.split())
-    question = row.text("question").strip()
-    image = embedded_image(row, "image")
-    sample_id, image_id = f"slake-{row.name}", f"slake-{image.stem[:16]}"
-    if answer != raw_answer.strip():
-        yield _white_space(sample_id, raw_answer, row.where)
-    yield VqaSample(
-        sample_id=sample_id,
-        image_id=image_id,
-        image=image,
-        question=question,
-        answers=(answer,),
-        answer_type=inferred_answer_type(answer),
-        answer_type_stated=False,
-        group_id=image_id,
-        split=split,
-    )
 
 
 def _white_space(sample_id: str, raw_answer: str, where: str) -> Defect:

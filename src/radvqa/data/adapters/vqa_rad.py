@@ -21,9 +21,7 @@ from pathlib import Path
 from typing import Any, ClassVar, final
 
 from radvqa.data.adapter import DatasetAdapter, Item
-from radvqa.data.answers import inferred_answer_type
-from radvqa.data.hub_layout import parquet_splits
-from radvqa.data.image_cache import embedded_image
+from radvqa.data.hub_layout import hub_question, parquet_splits
 from radvqa.data.tables import Row, RowError, image_inside, items_of, read_json, read_json_list, read_parquet, shown
 from radvqa.errors import DataError, RecipeError
 from radvqa.sample import SPLITS, AnswerType, Defect, Reject, Split, VqaSample
@@ -125,7 +123,7 @@ class VqaRadDataset(DatasetAdapter):
             )
         if self._hub_files:
             for file in self._hub_files[split]:
-                yield from items_of(read_parquet(file), lambda row: _hub_items(row, split))
+                yield from items_of(read_parquet(file), lambda row: hub_question(row, split, dataset="vqarad"))
         else:
             yield from items_of(read_json(self._table), lambda row: self._items(row, split))
 
@@ -279,27 +277,6 @@ def _mended(row: Row, sample_id: str, where: str) -> Iterator[Defect]:
     kinds = {kind.strip() for kind in row.values["question_type"].split(",")}
     if not kinds <= _QUESTION_TYPES:
         yield defect("unknown_question_type", f"question_type {row.values['question_type']!r} is none of the published")
-
-
-def _hub_items(row: Row, split: Split) -> Iterator[Item]:
-    question, raw_answer = _collapsed(row.text("question")), row.text("answer")
-    answer = _collapsed(raw_answer)
-    image = embedded_image(row, "image")
-    sample_id, image_id = f"vqarad-{row.name}", f"vqarad-{image.stem[:16]}"
-    if answer != raw_answer:
-        detail = f"white space around or inside the answer {raw_answer!r} was collapsed"
-        yield Defect(subject=sample_id, reason="white_space_in_answer", where=row.where, detail=detail)
-    yield VqaSample(
-        sample_id=sample_id,
-        image_id=image_id,
-        image=image,
-        question=question,
-        answers=(answer,),
-        answer_type=inferred_answer_type(answer),
-        answer_type_stated=False,
-        group_id=image_id,
-        split=split,
-    )
 
 
 def _collapsed(text: str) -> str:
