@@ -450,7 +450,7 @@ def test_nothing_of_a_dicom_header_reaches_the_records(tmp_path: Path) -> None:
     (root / "one.txt").write_text("Text.")
     (root / "one" / "broken.dcm").write_bytes((root / "one" / "x_00.dcm").read_bytes()[:400])
     own = OwnDataset(str(root))
-    assert "MARKER" not in repr(own.read("train")) + repr(own._slices)
+    assert "MARKER" not in repr(own.read("train")) + repr(own._dicom.slices)
     assert len(own.read("train").captions) == 1
 
 

@@ -12,7 +12,6 @@ Read are, whichever is there:
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, final
@@ -20,20 +19,18 @@ from typing import Any, ClassVar, final
 from radvqa.data.adapter import DatasetAdapter, Item
 from radvqa.data.answers import inferred_answer_type
 from radvqa.data.columns import check_roles
-from radvqa.data.dicom import REMARKS, Rendering, converted, converted_content, rendering_of
+from radvqa.data.dicom import REMARKS
 from radvqa.data.dicom_codes import DICOM_SUFFIXES, Frame, Window, check_window, is_dicom
 from radvqa.data.dicom_series import (
     Patients,
     Series,
     Slice,
-    dicom_files,
     files_below,
-    largest,
-    read_slice,
     series_of,
 )
 from radvqa.data.hub_layout import split_named
 from radvqa.data.image_cache import kept_image
+from radvqa.data.own_dicom import OwnDicom, OwnPicture, is_dicom_file
 from radvqa.data.own_rows import ANSWER_TYPES, GROUP_ROLES, RowReader
 from radvqa.data.own_tables import (
     ARCHIVE_SUFFIXES,
@@ -54,26 +51,6 @@ from radvqa.sample import SPLITS, CaptionedImage, Defect, Reject, Split, VqaSamp
 VOLUME_SUFFIXES = (".nii", ".mha", ".mhd", ".nrrd", ".npy", ".npz", ".pdf")
 
 _TAGS = ("modality", "organ", "location", "plane", "content_type", "question_type")
-_FACT_TAGS = {
-    "Modality": "modality",
-    "BodyPartExamined": "location",
-    "Plane": "plane",
-    "ViewPosition": "view",
-    "ImageLaterality": "laterality",
-    "Laterality": "laterality",
-}
-_QUIET_REMARKS = ("unlisted_code",)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Picture:
-    """An image file to give to the model, and what is known of it beside its row; ``slice`` where it was DICOM."""
-
-    path: Path
-    image_id: str
-    slice: Slice | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
-    remarks: tuple[str, ...] = ()
 
 
 @final
@@ -137,12 +114,9 @@ class OwnDataset(DatasetAdapter):
         require_readable(given)
         self.root = given.parent if given.is_file() else given
         self.split_if_absent, self.language = split_if_absent, language
-        self._window, self._frame, self._stored_window = window, frame, stored_window
+        self._dicom = OwnDicom(self.root, window=window, frame=frame, stored_window=stored_window)
         self._name = self.root.resolve().name or "root"
         self._tables, self._skipped = find_tables(given, table, columns or {})
-        self._converted: dict[tuple[Path | str, bool], tuple[Path, Rendering]] = {}
-        self._read: dict[Path | str, Slice | None] = {}
-        self._chosen: dict[Path, Series | None] = {}
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
@@ -202,7 +176,7 @@ class OwnDataset(DatasetAdapter):
         """The first row or file whose group is its picture, and that is no DICOM; ``""`` if there is none."""
         if not self._tables:
             pictures = (one for one in files_below(self.root) if one.suffix.lower() in PICTURE_SUFFIXES)
-            return next((str(one) for one in pictures if one not in self._slices and _is_text(one)), "")
+            return next((str(one) for one in pictures if one not in self._dicom.slices and _is_text(one)), "")
         for table in self._tables:
             for row in rows_with(table, ("image", *GROUP_ROLES)):
                 read = RowReader(row, table.roles)
@@ -292,21 +266,21 @@ class OwnDataset(DatasetAdapter):
             raise RowError("unknown_split", f"the split should be train, val or test, got {shown(text)}")
         return split
 
-    def _picture(self, read: "RowReader", table: OwnTable) -> _Picture:
+    def _picture(self, read: "RowReader", table: OwnTable) -> OwnPicture:
         """Raises ``RowError`` where the row names no picture, ``DataError`` where DICOM cannot be shown."""
         value = read.image()
         if isinstance(value, bytes):
             image_id = read.text("image_id") or f"own-{hashlib.sha256(value).hexdigest()[:16]}"
             if is_dicom(value):
-                return self._dicom_picture(table.path, image_id, content=value)
-            return _Picture(path=kept_image(value), image_id=image_id)
+                return self._dicom.picture(table.path, image_id, content=value)
+            return OwnPicture(path=kept_image(value), image_id=image_id)
         path = self._named(value, table)
         image_id = read.text("image_id") or path.relative_to(self.root).as_posix()
         if path.is_dir():
-            return self._series_picture(path, image_id)
-        if _is_dicom_file(path):
-            return self._dicom_picture(path, image_id)
-        return _Picture(path=path, image_id=image_id)
+            return self._dicom.series_picture(path, image_id)
+        if is_dicom_file(path):
+            return self._dicom.picture(path, image_id)
+        return OwnPicture(path=path, image_id=image_id)
 
     def _named(self, name: str, table: OwnTable) -> Path:
         """The file or folder a row names: beside the table, in the data folder, or in its folder ``images``."""
@@ -357,7 +331,7 @@ class OwnDataset(DatasetAdapter):
                     found.setdefault(key, keys[0])
         return found
 
-    def _group_of_picture(self, picture: _Picture) -> tuple[str, bool]:
+    def _group_of_picture(self, picture: OwnPicture) -> tuple[str, bool]:
         """The patient of a DICOM image, else the picture; and whether that is the best there can be."""
         number = None if picture.slice is None else self._patients.number(picture.slice)
         if number is not None:
@@ -370,7 +344,7 @@ class OwnDataset(DatasetAdapter):
 
         All are looked at before the first number is given, so that numbers do not depend on what is read first.
         """
-        slices = list(self._slices.values())
+        slices = list(self._dicom.slices.values())
         for table in self._tables:
             for row in rows_with(table, ("image",)):
                 try:
@@ -383,12 +357,12 @@ class OwnDataset(DatasetAdapter):
         """The DICOM images that a row names or holds. Raises ``RowError`` like ``_named``."""
         value = read.image()
         if isinstance(value, bytes):
-            found = [self._slice(table.path, content=value)] if is_dicom(value) else []
+            found = [self._dicom.slice_of(table.path, content=value)] if is_dicom(value) else []
         else:
             path = self._named(value, table)
             if path.is_dir():
-                return self._slices_below(path)
-            found = [self._slice(path)] if _is_dicom_file(path) else []
+                return self._dicom.slices_below(path)
+            found = [self._dicom.slice_of(path)] if is_dicom_file(path) else []
         return [one for one in found if one is not None]
 
     def _names_dicom(self, read: "RowReader", table: OwnTable) -> bool:
@@ -396,87 +370,15 @@ class OwnDataset(DatasetAdapter):
         if isinstance(value, bytes):
             return is_dicom(value)
         path = self._named(value, table)
-        return path.is_dir() or _is_dicom_file(path)
+        return path.is_dir() or is_dicom_file(path)
 
-    def _patient_unknown(self, picture: _Picture, where: str, told: set[str]) -> Iterator[Defect]:
+    def _patient_unknown(self, picture: OwnPicture, where: str, told: set[str]) -> Iterator[Defect]:
         """Once per image: its header names no patient, so the image had to be the group."""
         if picture.image_id not in told:
             detail = "the header names neither patient nor study, so the image is its own group"
             yield Defect(subject=picture.image_id, reason="patient_unknown", where=where, detail=detail)
 
-    # --- DICOM -------------------------------------------------------------------------------------------------------
-
-    def _dicom_picture(
-        self, path: Path, image_id: str, *, content: bytes | None = None, slice_tag: str = "", whole: bool = False
-    ) -> _Picture:
-        """The PNG of a file, or of ``content`` without writing that anywhere. Raises ``DataError``."""
-        key = (path if content is None else hashlib.sha256(content).hexdigest(), whole)
-        if key not in self._converted:
-            # In a series the option frame chose the slice; the file's own frames then count from its middle.
-            frame: Frame = "middle" if whole else self._frame
-            if content is None:
-                png = converted(path, window=self._window, frame=frame, stored_window=self._stored_window)
-            else:
-                png = converted_content(
-                    content, path, window=self._window, frame=frame, stored_window=self._stored_window
-                )
-            self._converted[key] = (png, rendering_of(png))
-        png, rendering = self._converted[key]
-        tags = {_FACT_TAGS[fact]: value for fact, value in rendering.facts.items() if fact in _FACT_TAGS}
-        tags["window"] = _window_tag(rendering)
-        if rendering.frames > 1:
-            tags["frame"] = f"{rendering.frame + 1} of {rendering.frames}"
-        if slice_tag:
-            tags["slice"] = slice_tag
-        remarks = tuple(remark for remark in rendering.remarks if remark not in _QUIET_REMARKS)
-        return _Picture(
-            path=png, image_id=image_id, slice=self._slice(path, content=content), tags=tags, remarks=remarks
-        )
-
-    def _series_picture(self, folder: Path, image_id: str) -> _Picture:
-        if folder not in self._chosen:
-            below = self._slices_below(folder)
-            self._chosen[folder] = largest(series_of(below)) if below else None
-        series = self._chosen[folder]
-        if series is None:
-            raise RowError("no_dicom_in_folder", f"the folder {shown(image_id)} holds no DICOM image")
-        return self._slice_picture(series, image_id)
-
-    def _slice_picture(self, series: Series, image_id: str) -> _Picture:
-        count = len(series.slices)
-        place = series.chosen(self._frame) if count > 1 else 0
-        path = series.slices[place].path
-        return self._dicom_picture(
-            path,
-            image_id,
-            slice_tag=f"{place + 1} of {count}" if count > 1 else "",
-            whole=count > 1,
-        )
-
-    @cached_property
-    def _slices(self) -> Mapping[Path, Slice]:
-        """Every DICOM image below the folder with its series and patient."""
-        return {one.path: one for one in self._slices_below(self.root)}
-
-    def _slices_below(self, folder: Path) -> list[Slice]:
-        return [one for path in dicom_files(folder) if (one := self._slice(path)) is not None]
-
-    def _slice(self, path: Path, *, content: bytes | None = None) -> Slice | None:
-        """Where a DICOM image belongs, its header read once; None where there is none, or it lies outside."""
-        key: Path | str = path if content is None else hashlib.sha256(content).hexdigest()
-        try:
-            if content is None:
-                path_inside(self.root, path.relative_to(self.root).as_posix())
-                key = path.resolve()
-            if key not in self._read:
-                self._read[key] = None
-                self._read[key] = read_slice(path, content=content)
-        except (DataError, OSError):
-            return None  # whoever names this file hears why
-        one = self._read[key]
-        return None if one is None else replace(one, path=path)
-
-    def _remarks(self, picture: _Picture, where: str, told: set[str]) -> Iterator[Defect]:
+    def _remarks(self, picture: OwnPicture, where: str, told: set[str]) -> Iterator[Defect]:
         """What the conversion remarked, once per image."""
         if picture.image_id not in told:
             told.add(picture.image_id)
@@ -510,7 +412,7 @@ class OwnDataset(DatasetAdapter):
     def _file_items(self, split: Split, told: set[str]) -> Iterator[Item]:
         """A caption for every picture and DICOM series that has a text file, and a reject for everything else."""
         used: set[Path] = set()
-        starts = {min(one.path for one in series.slices): series for series in series_of(self._slices.values())}
+        starts = {min(one.path for one in series.slices): series for series in series_of(self._dicom.slices.values())}
         texts = []
         for path in files_below(self.root):
             if self._folder_split(path) != split:
@@ -519,7 +421,7 @@ class OwnDataset(DatasetAdapter):
                 texts.append(path)
             elif path in starts:
                 yield from self._captioned(path, starts[path], split, used, told)
-            elif path not in self._slices:
+            elif path not in self._dicom.slices:
                 yield from self._captioned(path, None, split, used, told)
         for path in texts:
             if path not in used:
@@ -555,7 +457,7 @@ class OwnDataset(DatasetAdapter):
             tags=picture.tags,
         )
 
-    def _file_picture(self, path: Path, series: Series | None, used: set[Path]) -> tuple[_Picture, str]:
+    def _file_picture(self, path: Path, series: Series | None, used: set[Path]) -> tuple[OwnPicture, str]:
         """A picture or the chosen slice of a series, with its text. Raises ``RowError`` where it has none."""
         relative = path.relative_to(self.root).as_posix()
         path_inside(self.root, relative)
@@ -567,18 +469,14 @@ class OwnDataset(DatasetAdapter):
         if not text:
             raise RowError("no_text", f"there is no text in {places[0].name}")
         if series is None:
-            return _Picture(path=path, image_id=relative), text
-        return self._slice_picture(series, relative), text
+            return OwnPicture(path=path, image_id=relative), text
+        return self._dicom.slice_picture(series, relative), text
 
     def _file_id(self, path: Path) -> str:
         return f"own-{path.relative_to(self.root).as_posix()}"
 
 
 ADAPTER = OwnDataset
-
-
-def _is_dicom_file(path: Path) -> bool:
-    return is_dicom(path) or (path.suffix.lower() in DICOM_SUFFIXES and path.is_file())
 
 
 def _is_text(picture: Path) -> bool:
@@ -619,10 +517,3 @@ def _unsupported(path: Path) -> RowError:
         detail = "the DICOM file holds no readable picture: a report, plan, directory or label map, or damaged"
         return RowError("no_dicom_image", detail)
     return RowError("unsupported_file", f"files ending in {path.suffix or 'nothing'} are not read as pictures")
-
-
-def _window_tag(rendering: Rendering) -> str:
-    words = [rendering.origin, rendering.preset, rendering.function]
-    if rendering.centre is not None and rendering.width is not None:
-        words.append(f"{rendering.centre:g}/{rendering.width:g}")
-    return " ".join(filter(None, words))
