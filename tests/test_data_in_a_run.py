@@ -189,6 +189,15 @@ def test_more_malformed_rows_than_allowed_stop_the_run(folder: Path) -> None:
     assert [problem.what for problem in problems(check(strict))] == [caught.value.what]
 
 
+def test_a_mistaken_tag_names_the_entry_of_the_recipe(folder: Path) -> None:
+    splits = {"fractions": {"train": 0.7, "val": 0.3}, "stratify_by": "modallity"}
+    datasets = {"ours": {"adapter": "own", "root": str(folder / "ours"), "splits": splits}}
+    wanted = recipe(folder, datasets=datasets, stages=[{"name": "align", "datasets": ["ours"], "updates": 1}])
+    with pytest.raises(DataError, match="no row has the tag 'modallity'") as caught:
+        read(wanted)
+    assert caught.value.where == "datasets.ours.splits"
+
+
 def test_fractions_that_do_not_sum_to_one_are_named(folder: Path) -> None:
     from radvqa.errors import RecipeError
 

@@ -85,6 +85,7 @@ def open_entry(entry: Dataset, *, name: str) -> DatasetAdapter:
         fractions=entry.splits.fractions,
         seed=entry.splits.seed,
         stratify_by=entry.splits.stratify_by,
+        where=f"datasets.{name}.splits",
     )
 
 

@@ -17,7 +17,12 @@ Record = VqaSample | CaptionedImage
 
 
 def group_splits(
-    records: Iterable[Record], fractions: Mapping[Split, float], *, seed: int, stratify_by: str | None = None
+    records: Iterable[Record],
+    fractions: Mapping[Split, float],
+    *,
+    seed: int,
+    stratify_by: str | None = None,
+    where: str = "the records",
 ) -> dict[str, Split]:
     """The split of every group, so that splits hold about ``fractions`` of the records and share no group.
 
@@ -31,6 +36,7 @@ def group_splits(
         fractions: wanted share of the records per split; they sum to 1.
         seed: of the draw.
         stratify_by: name of a tag; its absence is a stratum of its own.
+        where: names the records in messages.
 
     Raises:
         DataError: fractions are negative or do not sum to 1, or there are fewer groups than splits.
@@ -38,6 +44,7 @@ def group_splits(
     if any(not 0 < share <= 1 for share in fractions.values()) or abs(sum(fractions.values()) - 1) > 1e-6:
         raise DataError(
             "the fractions of a split are wrong",
+            where=where,
             expected="shares above 0 that sum to 1",
             got=", ".join(f"{split} {share}" for split, share in fractions.items()),
             fix="correct fractions, for example {train: 0.85, val: 0.15}",
@@ -50,6 +57,7 @@ def group_splits(
     if stratify_by and not any(value for found in values.values() for value in found):
         raise DataError(
             f"no row has the tag {stratify_by!r} to stratify by",
+            where=where,
             expected="a tag of this data set",
             got="it on no row",
             fix="correct splits.stratify_by; samples/*.jsonl of a run shows the tags",
@@ -57,6 +65,7 @@ def group_splits(
     if len(size) < len(fractions):
         raise DataError(
             "there are too few groups for these splits",
+            where=where,
             expected=f"at least {len(fractions)} patients, cases or images",
             got=str(len(size)),
             fix="use fewer splits",
@@ -107,6 +116,7 @@ class RegroupedDataset(DatasetAdapter):
         fractions: Mapping[Split, float],
         seed: int,
         stratify_by: str | None = None,
+        where: str = "the data set",
     ) -> None:
         """Put new splits in place of the published ones; see ``group_splits``.
 
@@ -117,6 +127,7 @@ class RegroupedDataset(DatasetAdapter):
         if absent := [split for split in pool if split not in present]:
             raise DataError(
                 f"the published split {absent[0]!r} is not there, so nothing can be drawn from it",
+                where=where,
                 expected=f"some of {', '.join(present)}",
                 got=", ".join(pool),
                 fix="correct splits.pool of this data set in the recipe",
@@ -124,12 +135,13 @@ class RegroupedDataset(DatasetAdapter):
         if lost := [split for split in present if split not in pool and split in fractions]:
             raise DataError(
                 f"the published split {lost[0]!r} would be replaced without being in the pool",
+                where=where,
                 expected="new splits only in place of those in the pool, or of those that are not published",
                 got=f"pool {', '.join(pool)}, fractions for {', '.join(fractions)}",
                 fix=f"add {lost[0]} to splits.pool, or take it out of splits.fractions",
             )
         self.inner, self._pool, self._fractions = adapter, tuple(pool), dict(fractions)
-        self._seed, self._stratify_by = seed, stratify_by
+        self._seed, self._stratify_by, self._where = seed, stratify_by, where
 
     def splits(self) -> tuple[Split, ...]:
         """The new splits and the published ones outside the pool."""
@@ -175,7 +187,7 @@ class RegroupedDataset(DatasetAdapter):
             for item in self.inner.records(published, missing=set())
             if isinstance(item, VqaSample | CaptionedImage)
         )
-        return group_splits(records, self._fractions, seed=self._seed, stratify_by=self._stratify_by)
+        return group_splits(records, self._fractions, seed=self._seed, stratify_by=self._stratify_by, where=self._where)
 
     def sources(self) -> tuple[Path, ...]:
         """Those of the data set inside."""
