@@ -155,3 +155,10 @@ def test_every_built_in_data_set_states_its_licence_and_recognises_no_absent_fol
         # Empty where the data are the user's own.
         assert isinstance(adapter.citation, str) and isinstance(adapter.homepage, str), name
         assert adapter.recognises(Path("no such folder")) is False, name
+
+
+def test_an_option_that_an_adapter_refuses_names_the_entry(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="out of range") as caught:
+        open_dataset("phantom", {"size": 1}, name="drawn")
+    assert caught.value.where == "datasets.drawn"
+    assert caught.value.fix is not None

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from radvqa.data.adapter import DatasetAdapter
 from radvqa.data.splits import RegroupedDataset
-from radvqa.errors import DataError, RecipeError
+from radvqa.errors import DataError, RadvqaError, RecipeError
 from radvqa.recipe import Dataset
 
 ENTRY_POINTS = "radvqa.datasets"
@@ -67,7 +67,13 @@ def open_dataset(adapter: str, options: Mapping[str, Any], *, name: str | None =
         option: _converted(value, hints.get(option, Any), adapter=adapter, where=f"{where}.{option}")
         for option, value in options.items()
     }
-    return factory(**values)
+    try:
+        return factory(**values)
+    except RadvqaError as error:
+        if error.where is not None:
+            raise
+        # An adapter does not know under which name the recipe has it.
+        raise type(error)(error.what, where=where, expected=error.expected, got=error.got, fix=error.fix) from error
 
 
 def open_entry(entry: Dataset, *, name: str) -> DatasetAdapter:

@@ -113,7 +113,13 @@ def parse_options(changes: Sequence[str]) -> dict[str, Any]:
     for change in changes:
         name, separator, text = change.partition("=")
         if not separator or not name:
-            raise RecipeError("--set needs option=value", got=change, expected="for example --set language=en")
+            raise RecipeError(
+                "--set needs option=value",
+                where=f"--set {change}",
+                expected="for example --set language=en",
+                got=change,
+                fix="write the option, an equals sign and its value",
+            )
         options[name] = parse_yaml(text, where=f"--set {change}")
     return options
 
