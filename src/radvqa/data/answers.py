@@ -1,4 +1,4 @@
-"""What kind of question an answer belongs to, where a data set does not say."""
+"""Answers as adapters take them, and what kind of question one belongs to where a data set does not say."""
 
 from radvqa.sample import AnswerType
 
@@ -27,6 +27,11 @@ _YES_NO = frozenset(
 def is_yes_no(answer: str) -> bool:
     """Whether an answer is a bare yes or no, in English or in one of the Chinese forms that SLAKE uses."""
     return answer.strip().rstrip(".!。").casefold() in _YES_NO
+
+
+def collapsed(text: str) -> str:
+    """The text without outer white space and with one blank for every run inside: all that adapters do to answers."""
+    return " ".join(text.split())
 
 
 def inferred_answer_type(answer: str) -> AnswerType:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import ClassVar, final
 
 from radvqa.data.adapter import DatasetAdapter, Item
+from radvqa.data.answers import collapsed
 from radvqa.data.hub_layout import parquet_splits
 from radvqa.data.image_cache import embedded_image
 from radvqa.data.paths import path_inside
@@ -214,9 +215,9 @@ def _choices(row: Row) -> tuple[dict[str, str], list[tuple[str, str]]]:
         raw = row.text(f"Choice {letter}", may_be_empty=True)
         labelled = _LABELLED.fullmatch(raw)
         if labelled is not None and labelled[1] == letter:
-            offered[letter] = _collapsed(labelled[2])
+            offered[letter] = collapsed(labelled[2])
         else:
-            offered[letter] = _collapsed(raw)
+            offered[letter] = collapsed(raw)
             if offered[letter]:
                 mended.append(
                     ("choice_without_letter", f"Choice {letter} does not begin with its letter: {raw!r:.100}")
@@ -235,7 +236,7 @@ def _right_letter(row: Row, offered: Mapping[str, str]) -> tuple[str, list[tuple
     Raises:
         RowError: no letter is stated, or the stated text is that of another choice.
     """
-    answer = _collapsed(row.text("Answer"))
+    answer = collapsed(row.text("Answer"))
     labelled = _LABELLED.fullmatch(answer)
     if "Answer_label" in row.values:
         letter, text = row.text("Answer_label").strip(), answer
@@ -247,7 +248,7 @@ def _right_letter(row: Row, offered: Mapping[str, str]) -> tuple[str, list[tuple
         raise RowError("unknown_value", f"Answer should be a letter or begin with one, got {shown(answer)}")
     if letter not in offered:
         raise RowError("unknown_value", f"Answer_label should be one of {', '.join(offered)}, got {shown(letter)}")
-    readings = {text.casefold(), _collapsed(labelled[2]).casefold() if labelled is not None else text.casefold()}
+    readings = {text.casefold(), collapsed(labelled[2]).casefold() if labelled is not None else text.casefold()}
     if offered[letter].casefold() in readings or text == letter:
         return letter, []
     others = [other for other in offered if (offered[other] and offered[other].casefold() in readings) or other == text]
@@ -256,10 +257,6 @@ def _right_letter(row: Row, offered: Mapping[str, str]) -> tuple[str, list[tuple
         raise RowError("conflicting_answer", detail)
     detail = f"Answer {text!r:.100} is none of the choices; choice {letter}, {offered[letter]!r:.100}, was taken"
     return letter, [("answer_is_no_choice", detail)]
-
-
-def _collapsed(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _header(path: Path) -> frozenset[str]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, ClassVar, final
 
 from radvqa.data.adapter import DatasetAdapter, Item
+from radvqa.data.answers import collapsed
 from radvqa.data.hub_layout import hub_question, parquet_splits
 from radvqa.data.tables import Row, RowError, image_inside, items_of, read_json, read_json_list, read_parquet, shown
 from radvqa.errors import DataError, RecipeError
@@ -152,8 +153,8 @@ class VqaRadDataset(DatasetAdapter):
         image = self._image_path(image_name)
         row.text("image_case_url")
         link = row.text("qid_linked_id")
-        question, answer = _collapsed(row.text("question")), _collapsed(_answer(row))
-        framed = _collapsed(row.optional_text("question_frame"))
+        question, answer = collapsed(row.text("question")), collapsed(_answer(row))
+        framed = collapsed(row.optional_text("question_frame"))
         answer_type = _answer_type(row)
         tags = {
             "organ": row.text("image_organ").strip(),
@@ -272,15 +273,11 @@ def _mended(row: Row, sample_id: str, where: str) -> Iterator[Defect]:
         found = " and ".join(key for key, text in texts.items() if "\t" in text)
         yield defect("tab_in_text", f"tabs in {found} were replaced by a blank")
     for key, text in texts.items():
-        if "\t" not in text and text != _collapsed(text):
+        if "\t" not in text and text != collapsed(text):
             yield defect(f"white_space_in_{key}", f"white space around or inside the {key} {text!r} was collapsed")
     kinds = {kind.strip() for kind in row.values["question_type"].split(",")}
     if not kinds <= _QUESTION_TYPES:
         yield defect("unknown_question_type", f"question_type {row.values['question_type']!r} is none of the published")
-
-
-def _collapsed(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _require_layout(root: Path) -> None:

@@ -85,9 +85,9 @@ def export_dataset(
     """The manifest of the export that now lies in ``folder``, which appears whole or not at all.
 
     Pictures are copied byte for byte, equal ones once (in ``hub`` they lie in the rows); a DICOM file, whose header
-    names a person, becomes a PNG of what it shows. A row whose picture cannot be
-    decoded becomes a reject ``unreadable_image``. Rejects and defects are written beside the tables. Two exports of the
-    same data are equal byte for byte.
+    names a person, becomes a PNG of what it shows. A row whose picture cannot be decoded becomes a reject
+    ``unreadable_image``. Rejects and defects are written beside the tables. Two exports of the same data are equal byte
+    for byte.
 
     Args:
         adapter: the data set, opened.
@@ -236,7 +236,8 @@ class _Export:
                 self._tell(split, counts)
                 if counts.records == self._limit:
                     break
-        digests = {name: _sha256(self._to / name) for name in table.settle()}
+        names = table.settle()
+        digests = dict(zip(names, digest_files([self._to / name for name in names]).values(), strict=True))
         self._progress.say(f"{split}: {_told(counts)}")
         return counts.plain(digests)
 
@@ -540,8 +541,3 @@ def _sorted(counts: Counter[str]) -> dict[str, int]:
 def _told(counts: _Counts) -> str:
     rejects = sum(counts.rejects.values())
     return f"{counts.records:,} records, {len(counts.images):,} images" + (f", {rejects:,} rejects" if rejects else "")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
