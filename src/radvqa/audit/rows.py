@@ -2,11 +2,11 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from radvqa.audit.contents import Contents
-from radvqa.audit.finding import Evidence, Finding
+from radvqa.audit.finding import Evidence, Finding, Severity
 from radvqa.data.answers import is_yes_no
 from radvqa.evaluate.normalise import answer_parts, normalise_answer
 from radvqa.sample import VqaSample
@@ -110,17 +110,15 @@ def _answer_in_question(label: str, samples: list[VqaSample]) -> Iterator[Findin
         and (answer := normalise_answer(one.answers[0])) not in ("", "much", "many")
         and f" {answer} " in f" {normalise_answer(one.question)} "
     ]
-    if found:
-        yield Finding(
-            check="answer_in_question",
-            severity="shortcut",
-            dataset=label,
-            title="the question holds its answer",
-            count=len(found),
-            unit="rows",
-            advice="leave them out of the evaluation, and of training if they are generated; choices do not count here",
-            evidence=tuple(_evidence([one], "the answer stands in the question") for one in found),
-        )
+    yield from _in_rows(
+        "answer_in_question",
+        "shortcut",
+        label,
+        found,
+        title="the question holds its answer",
+        advice="leave them out of the evaluation, and of training if they are generated; choices do not count here",
+        what="the answer stands in the question",
+    )
 
 
 def _answer_in_tags(label: str, samples: list[VqaSample]) -> Iterator[Finding]:
@@ -133,80 +131,71 @@ def _answer_in_tags(label: str, samples: list[VqaSample]) -> Iterator[Finding]:
             if normalise_answer(value) == answer:
                 by_tag[name].append(one)
     for name, found in sorted(by_tag.items()):
-        yield Finding(
-            check=f"answer_in_field:{name}",
-            severity="shortcut",
-            dataset=label,
+        yield from _in_rows(
+            f"answer_in_field:{name}",
+            "shortcut",
+            label,
+            found,
             title=f"the field {name} is the answer",
-            count=len(found),
-            unit="rows",
             advice=f"never show {name} to a model; radvqa keeps it for slices of the report only",
-            evidence=tuple(_evidence([one], f"{name}: {one.tags[name]}") for one in found),
+            what=f"the field {name}",
         )
 
 
 def _placeholder_answers(label: str, samples: list[VqaSample]) -> Iterator[Finding]:
     found = [one for one in samples if PLACEHOLDER.search(one.answers[0]) and not is_yes_no(one.answers[0])]
-    if found:
-        yield Finding(
-            check="placeholder_answer",
-            severity="label",
-            dataset=label,
-            title="answers that are placeholders",
-            count=len(found),
-            unit="rows",
-            advice="leave them out: a model would learn to say this",
-            evidence=tuple(_evidence([one], "a placeholder") for one in found),
-        )
+    yield from _in_rows(
+        "placeholder_answer",
+        "label",
+        label,
+        found,
+        title="answers that are placeholders",
+        advice="leave them out: a model would learn to say this",
+        what="a placeholder",
+    )
 
 
 def _source_words(label: str, samples: list[VqaSample]) -> Iterator[Finding]:
     found = [one for one in samples if SOURCE_WORDS.search(one.question) or SOURCE_WORDS.search(one.answers[0])]
-    if found:
-        yield Finding(
-            check="names_its_source",
-            severity="label",
-            dataset=label,
-            title="questions or answers that speak of a caption, a case text or a discussion",
-            count=len(found),
-            unit="rows",
-            advice="leave them out: the picture alone cannot answer them",
-            evidence=tuple(_evidence([one], "speaks of its source") for one in found),
-        )
+    yield from _in_rows(
+        "names_its_source",
+        "label",
+        label,
+        found,
+        title="questions or answers that speak of a caption, a case text or a discussion",
+        advice="leave them out: the picture alone cannot answer them",
+        what="speaks of its source",
+    )
 
 
 def _closed_but_no_yes_no(label: str, samples: list[VqaSample]) -> Iterator[Finding]:
     closed = [one for one in samples if one.answer_type == "closed" and one.answer_type_stated and not one.choices]
     found = [one for one in closed if not is_yes_no(one.answers[0])]
-    if found:
-        yield Finding(
-            check="closed_without_yes_no",
-            severity="cosmetic",
-            dataset=label,
-            title="closed questions whose answer is neither yes nor no",
-            count=len(found),
-            unit="rows",
-            advice="they are choices: never map closed answers to yes and no, and report yes/no as a class of its own",
-            evidence=tuple(_evidence([one], "closed, a choice") for one in found),
-            facts={"closed rows": len(closed), **_per_split(found)},
-        )
+    yield from _in_rows(
+        "closed_without_yes_no",
+        "cosmetic",
+        label,
+        found,
+        title="closed questions whose answer is neither yes nor no",
+        advice="they are choices: never map closed answers to yes and no, and report yes/no as a class of its own",
+        what="closed, a choice",
+        facts={"closed rows": len(closed), **_per_split(found)},
+    )
 
 
 def _open_but_yes_no(label: str, samples: list[VqaSample]) -> Iterator[Finding]:
     found = [
         one for one in samples if one.answer_type == "open" and one.answer_type_stated and is_yes_no(one.answers[0])
     ]
-    if found:
-        yield Finding(
-            check="open_with_yes_no",
-            severity="label",
-            dataset=label,
-            title="open questions answered by a bare yes or no",
-            count=len(found),
-            unit="rows",
-            advice="check the answer type: scores of open and closed questions are not comparable",
-            evidence=tuple(_evidence([one], "open, yes or no") for one in found),
-        )
+    yield from _in_rows(
+        "open_with_yes_no",
+        "label",
+        label,
+        found,
+        title="open questions answered by a bare yes or no",
+        advice="check the answer type: scores of open and closed questions are not comparable",
+        what="open, yes or no",
+    )
 
 
 def _case_variants(label: str, samples: list[VqaSample]) -> Iterator[Finding]:
@@ -235,17 +224,41 @@ def _case_variants(label: str, samples: list[VqaSample]) -> Iterator[Finding]:
 
 def _comma_lists(label: str, samples: list[VqaSample]) -> Iterator[Finding]:
     lists = [one for one in samples if (parts := _list_members(one)) and max(map(len, parts)) <= LONGEST_MEMBER]
-    if lists:
+    yield from _in_rows(
+        "comma_lists",
+        "cosmetic",
+        label,
+        lists,
+        title="answers that are lists, whose order means nothing",
+        advice="compare them as sets; radvqa does",
+        what="a list",
+        facts=_per_split(lists),
+    )
+
+
+def _in_rows(
+    check: str,
+    severity: Severity,
+    label: str,
+    found: Sequence[VqaSample],
+    *,
+    title: str,
+    advice: str,
+    what: str,
+    facts: Mapping[str, int] | None = None,
+) -> Iterator[Finding]:
+    """The finding of a check that looks at each row alone; nothing where no row was found."""
+    if found:
         yield Finding(
-            check="comma_lists",
-            severity="cosmetic",
+            check=check,
+            severity=severity,
             dataset=label,
-            title="answers that are lists, whose order means nothing",
-            count=len(lists),
+            title=title,
+            count=len(found),
             unit="rows",
-            advice="compare them as sets; radvqa does",
-            evidence=tuple(_evidence([one], "a list") for one in lists),
-            facts=_per_split(lists),
+            advice=advice,
+            evidence=tuple(_evidence([one], what) for one in found),
+            facts=facts or {},
         )
 
 
@@ -258,7 +271,7 @@ def same_row(sample: VqaSample) -> tuple[str, str, tuple[str, ...]]:
 
 def _list_members(sample: VqaSample) -> list[list[str]]:
     """The words of each member of a comma list; empty for an answer that is none."""
-    parts = re.split("[,，、]", sample.answers[0])
+    parts = re.split("[,，]", sample.answers[0])
     return [part.split() for part in parts] if len(parts) > 1 else []
 
 
