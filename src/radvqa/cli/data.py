@@ -82,7 +82,9 @@ def audit(
         list[str] | None,
         typer.Option("--set", metavar="ADAPTER.OPTION=VALUE", help="An option of one adapter; repeatable."),
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode images; all cores.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that decode images; as many as there are cores unless given.")
+    ] = None,
     ray: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Decode images on this Ray cluster; `local` starts one here.")
     ] = None,
