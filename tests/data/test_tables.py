@@ -140,3 +140,12 @@ def test_an_empty_csv_file_has_no_header(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("")
     with pytest.raises(DataError, match="no usable header"):
         list(read_csv(tmp_path / "rows.csv"))
+
+
+@pytest.mark.parametrize("zeros", [1, 7, 100])
+def test_zeros_in_one_row_do_not_refuse_the_others(tmp_path: Path, zeros: int) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"a\n" + bytes(zeros) + b"\nsound\n")
+    assert [row.values["a"] for row in read_csv(path)] == ["\0" * zeros, "sound"]
+    path.write_bytes(bytes(zeros) + b"\n")
+    assert [line for _, line in read_lines(path)] == ["\0" * zeros]
