@@ -11,8 +11,8 @@ import radvqa
 
 SOURCE = Path(radvqa.__file__).parent
 LAYERS = (
-    "errors", "sample", "records", "recipe", "run", "data", "html", "models", "train", "evaluate", "audit", "explain",
-    "report", "pipeline", "cli", "__main__",
+    "errors", "sample", "records", "recipe", "run", "data", "html", "models", "llm", "train", "evaluate", "audit",
+    "synth", "explain", "report", "pipeline", "cli", "__main__",
 )  # fmt: skip
 TORCH_ALLOWED = ("models", "train", "explain", "evaluate/predict.py", "pipeline.py")
 

@@ -24,6 +24,9 @@ class VqaSample:
     ``choices``: the offered answers of a multiple-choice question, in their order.
     ``group_id``: patient, case or image; the unit of splits and of the bootstrap.
     ``link_id``: questions that ask the same in other words share it; ``""`` where the data set links none.
+    ``dialogue_id``: questions of one chain about one image share it, ``turn`` is the place in it, from 1; ``""`` and 0
+    for a question that stands alone. A later turn may need the earlier ones to be understood.
+    ``synthetic``: a program or language model wrote the pair.
     ``tags``: modality, organ, content type and the like: for slices in reports, never shown to the model.
     """
 
@@ -39,6 +42,9 @@ class VqaSample:
     answer_type_stated: bool = True
     choices: tuple[str, ...] = ()
     link_id: str = ""
+    dialogue_id: str = ""
+    turn: int = 0
+    synthetic: bool = False
     tags: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -1,0 +1,1 @@
+"""Synthesis: captions in, screened and traceable question-answer pairs out."""
