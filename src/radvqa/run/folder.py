@@ -14,16 +14,17 @@ import importlib.metadata
 import json
 import os
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, cast, final
+from typing import Any, BinaryIO, Generic, Self, TypeVar, cast, final
 
 import yaml
 
 from radvqa.errors import RadvqaError, RecipeError, RunError
-from radvqa.recipe import Recipe, parse_recipe, parse_yaml
+from radvqa.recipe import Recipe, StoredRecipe, SynthRecipe, parse_recipe, parse_synth_recipe, parse_yaml
 from radvqa.records import unwritable, write_json, write_text
 
 RECIPE_FILE = "recipe.yaml"
@@ -31,20 +32,27 @@ COMMAND_FILE = "command.txt"
 _DONE, _LOCK = ".done", ".lock"
 _VERSION_LINE = "# radvqa "
 
+R = TypeVar("R", bound=StoredRecipe)
+
 # Open lock files of this process by folder. A lock lives as long as its open file, so the files are kept here.
 _LOCKS: dict[Path, BinaryIO] = {}
 
 
-@final
-class RunFolder:
+class RecipeFolder(ABC, Generic[R]):
     """A folder that belongs to exactly one recipe. Make it with ``create`` or ``open``."""
 
-    def __init__(self, path: Path, recipe: Recipe) -> None:
+    @final
+    def __init__(self, path: Path, recipe: R) -> None:
         self.path = path
         self.recipe = recipe
 
+    @staticmethod
+    @abstractmethod
+    def parse(values: Mapping[str, Any], *, where: str) -> R:
+        """The recipe from plain values. Raises ``RecipeError``."""
+
     @classmethod
-    def create(cls, recipe: Recipe, *, command: str) -> "RunFolder":
+    def create(cls, recipe: R, *, command: str) -> Self:
         """The locked folder ``<output>/<name>_<digest>``, made now or re-opened after an earlier start.
 
         The name holds no date, so the same command after a kill finds its folder and goes on there; a changed recipe
@@ -66,7 +74,7 @@ class RunFolder:
         run = cls(path, recipe)
         run.lock()
         if (path / RECIPE_FILE).is_file():
-            _require_same_recipe(path, recipe)
+            cls._require_same_recipe(path, recipe)
         elif strangers := [entry.name for entry in path.iterdir() if entry.name != _LOCK]:
             raise RunError(
                 "the folder for this run holds something else",
@@ -82,7 +90,7 @@ class RunFolder:
         return run
 
     @classmethod
-    def open(cls, path: Path) -> "RunFolder":
+    def open(cls, path: Path) -> Self:
         """The run in an existing folder, for reading; call ``lock`` before writing.
 
         Raises:
@@ -96,7 +104,7 @@ class RunFolder:
                 got="a folder without it" if path.is_dir() else "a file" if path.exists() else "no such folder",
                 fix="see `radvqa list runs`",
             )
-        return cls(path, _stored_recipe(path))
+        return cls(path, cls._stored_recipe(path))
 
     @property
     def digest(self) -> str:
@@ -226,6 +234,54 @@ class RunFolder:
         inside = _inside(step)
         return self.path / _DONE / inside.with_name(f"{inside.name}.json")
 
+    @classmethod
+    def _stored_recipe(cls, path: Path) -> R:
+        stored = path / RECIPE_FILE
+        try:
+            values = parse_yaml(stored.read_text(encoding="utf-8"), where=str(stored))
+            if not isinstance(values, dict):
+                raise RecipeError("recipe is not a mapping", where=str(stored))
+            return cls.parse(values, where=str(stored))
+        except (RecipeError, UnicodeDecodeError) as error:
+            raise RunError(
+                "the recipe kept in the run folder cannot be read",
+                where=str(stored),
+                got=" ".join(str(error).split()),
+                fix="put back the recipe that was written there, or move the folder away and run the recipe again",
+            ) from error
+
+    @classmethod
+    def _require_same_recipe(cls, path: Path, recipe: R) -> None:
+        stored = cls._stored_recipe(path).digest()
+        if stored != recipe.digest():
+            raise RunError(
+                "the run folder holds another recipe than its name says",
+                where=str(path / RECIPE_FILE),
+                expected=f"digest {recipe.digest()}",
+                got=f"digest {stored}",
+                fix="put back the recipe that was written there, or move the folder away; it must not be edited",
+            )
+
+
+@final
+class RunFolder(RecipeFolder[Recipe]):
+    """The folder of a run: training, evaluation, explanation."""
+
+    @staticmethod
+    def parse(values: Mapping[str, Any], *, where: str) -> Recipe:
+        """The recipe of a run. Raises ``RecipeError``."""
+        return parse_recipe(values, where=where)
+
+
+@final
+class SynthFolder(RecipeFolder[SynthRecipe]):
+    """The folder of a synthesis."""
+
+    @staticmethod
+    def parse(values: Mapping[str, Any], *, where: str) -> SynthRecipe:
+        """The recipe of a synthesis. Raises ``RecipeError``."""
+        return parse_synth_recipe(values, where=where)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEntry:
@@ -255,42 +311,27 @@ def list_runs(output: Path) -> list[RunEntry]:
     return sorted(entries, key=lambda entry: entry.started, reverse=True)
 
 
+def open_folder(path: Path) -> RunFolder | SynthFolder:
+    """The run or synthesis in a folder, whichever its recipe is of. Raises ``RunError`` like ``RecipeFolder.open``."""
+    try:
+        return SynthFolder.open(path) if _asks_about_captions(path / RECIPE_FILE) else RunFolder.open(path)
+    except OSError as error:
+        raise RunError("the recipe of a folder cannot be read", where=str(path), got=error.strerror) from error
+
+
+def _asks_about_captions(recipe: Path) -> bool:
+    """Whether the stored recipe is that of a synthesis: the key ``captions`` is in no other."""
+    return recipe.is_file() and b"\ncaptions:" in recipe.read_bytes()
+
+
 def _entry(path: Path) -> RunEntry:
     try:
-        run = RunFolder.open(path)
+        run = open_folder(path)
         done = run.done_steps()
     except RadvqaError as error:
         return RunEntry(path=path, problem=error.what)
     first = run.commands()[:1]
     return RunEntry(path=path, name=run.recipe.name, started=first[0].split()[0] if first else "", done=done)
-
-
-def _stored_recipe(path: Path) -> Recipe:
-    stored = path / RECIPE_FILE
-    try:
-        values = parse_yaml(stored.read_text(encoding="utf-8"), where=str(stored))
-        if not isinstance(values, dict):
-            raise RecipeError("recipe is not a mapping", where=str(stored))
-        return parse_recipe(values, where=str(stored))
-    except (RecipeError, UnicodeDecodeError) as error:
-        raise RunError(
-            "the recipe kept in the run folder cannot be read",
-            where=str(stored),
-            got=" ".join(str(error).split()),
-            fix="put back the recipe that was written there, or move the folder away and run the recipe again",
-        ) from error
-
-
-def _require_same_recipe(path: Path, recipe: Recipe) -> None:
-    stored = _stored_recipe(path).digest()
-    if stored != recipe.digest():
-        raise RunError(
-            "the run folder holds another recipe than its name says",
-            where=str(path / RECIPE_FILE),
-            expected=f"digest {recipe.digest()}",
-            got=f"digest {stored}",
-            fix="put back the recipe that was written there, or move the folder away; it must not be edited",
-        )
 
 
 def _read_mark(path: Path) -> dict[str, Any]:

@@ -2,12 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
 
+from radvqa.recipe.synthesis import SLOTS, Slot
 from radvqa.sample import VqaSample
-
-Slot = Literal["modality", "plane", "organ", "finding", "location", "severity", "yes", "no", "open"]
-SLOTS: tuple[Slot, ...] = get_args(Slot)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,3 +82,6 @@ class SyntheticPair:
     origin: Origin
     verdicts: tuple[Verdict, ...]
     reason: str = ""
+
+
+__all__ = ["SLOTS", "Candidate", "Origin", "Slot", "Source", "SyntheticPair", "Verdict"]

@@ -1,0 +1,41 @@
+"""Recipes: everything a run or a synthesis does, as one validated, frozen value. Read and checked without torch."""
+
+from radvqa.recipe.loading import load_recipe, load_synth_recipe, parse_recipe, parse_synth_recipe, parse_yaml
+from radvqa.recipe.sections import Dataset, Splits, StoredRecipe
+from radvqa.recipe.synthesis import Generator, Screens, SynthRecipe
+from radvqa.recipe.training import (
+    BUILT_IN_CHECKPOINTS,
+    Aspect,
+    Evaluate,
+    Explain,
+    Layout,
+    Lora,
+    Model,
+    PartName,
+    Recipe,
+    Stage,
+)
+
+__all__ = [
+    "BUILT_IN_CHECKPOINTS",
+    "Aspect",
+    "Dataset",
+    "Evaluate",
+    "Explain",
+    "Generator",
+    "Layout",
+    "Lora",
+    "Model",
+    "PartName",
+    "Recipe",
+    "Screens",
+    "Splits",
+    "Stage",
+    "StoredRecipe",
+    "SynthRecipe",
+    "load_recipe",
+    "load_synth_recipe",
+    "parse_recipe",
+    "parse_synth_recipe",
+    "parse_yaml",
+]
