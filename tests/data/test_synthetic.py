@@ -113,3 +113,18 @@ def test_the_folder_is_recognised_and_must_be_finished(folder: Path) -> None:
 def test_another_split_is_refused(folder: Path) -> None:
     with pytest.raises(DataError, match="no split 'val'"):
         SyntheticDataset(root=str(folder)).read("val")
+
+
+def test_what_screens_removed_and_a_part(folder: Path) -> None:
+    removed = [dataclasses.replace(sample(n), image=folder / "i.png") for n in (6, 7)]
+    other = dataclasses.replace(sample(8), image=folder / "i.png", split="val")
+    (folder / "rejected_pairs.jsonl").write_text("".join(map(line, [*removed, other])))
+    assert len(questions(folder)) == 5
+    assert len(questions(folder, screens="ignore")) == 7
+    adapter = open_dataset("synthetic", {"root": str(folder), "screens": "ignore"})
+    assert [path.name for path in adapter.sources()] == ["train.jsonl", "rejected_pairs.jsonl"]
+    small = open_dataset("synthetic", {"root": str(folder), "size": 2}).read("train")
+    larger = open_dataset("synthetic", {"root": str(folder), "size": 3}).read("train")
+    assert small.reasons() == {"not_drawn": 3}
+    assert len(larger.samples) == 3
+    assert all(one in larger.samples for one in small.samples)

@@ -1,5 +1,6 @@
 """What ``radvqa synth`` wrote, read back as questions like those of any other data set."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,11 +17,13 @@ from radvqa.sample import SPLITS, Reject, Split, VqaSample
 PAIRS = "pairs"
 """Folder of the tables inside the folder of a synthesis."""
 
+REJECTED = "rejected_pairs.jsonl"
 SUMMARY = "summary.json"
 DECISIONS = "review/decisions.jsonl"
 
 Dialogues = Literal["join", "leave", "drop"]
 Review = Literal["apply", "ignore", "accepted"]
+Screens = Literal["apply", "ignore"]
 
 _SAMPLE = TypeAdapter(VqaSample)
 _WEIGHT = {"accept": 0, "edit": 1, "reject": 2}
@@ -35,6 +38,8 @@ class SyntheticDataset(DatasetAdapter):
       (``leave``), or not at all (``drop``: a reject ``later_turn``).
     * What reviewers rejected is a reject ``reviewer_rejected``, and what they edited is read as edited
       (``review: apply``); ``accepted`` reads only what a reviewer accepted or edited, ``ignore`` what the screens kept.
+    * ``screens: ignore`` reads what the screens removed as well, for comparisons; ``size`` draws so many pairs of a
+      split by a hash of their ids, the rest are rejects ``not_drawn``.
     * Licence, citation and homepage of an opened folder are those of the captions it was made from.
     """
 
@@ -42,13 +47,23 @@ class SyntheticDataset(DatasetAdapter):
     citation: ClassVar[str] = ""
     homepage: ClassVar[str] = ""
 
-    def __init__(self, root: str, *, dialogues: Dialogues = "join", review: Review = "apply") -> None:
+    def __init__(
+        self,
+        root: str,
+        *,
+        dialogues: Dialogues = "join",
+        review: Review = "apply",
+        screens: Screens = "apply",
+        size: int | None = None,
+    ) -> None:
         """Open the folder ``root``.
 
         Args:
             root: the folder that was written.
             dialogues: what becomes of later turns.
             review: whether decisions of reviewers count.
+            screens: whether pairs that a screen removed are left out.
+            size: at most so many pairs of a split, a later turn of a dialogue counting as one.
 
         Raises:
             DataError: it is no finished synthesis, or the decisions of reviewers cannot be read.
@@ -59,6 +74,8 @@ class SyntheticDataset(DatasetAdapter):
         vars(self).update({name: str(source.get(name, "")) for name in ("licence", "citation", "homepage")})
         self._dialogues = dialogues
         self._review = review
+        self._screens = screens
+        self._size = size
         self._decided = {} if review == "ignore" else _decisions(self.root / DECISIONS)
 
     @classmethod
@@ -76,6 +93,8 @@ class SyntheticDataset(DatasetAdapter):
     def sources(self) -> tuple[Path, ...]:
         """The tables of pairs, and the decisions where they count."""
         tables = [self._table(split) for split in self.splits()]
+        if self._screens == "ignore":
+            tables.append(self.root / REJECTED)
         decisions = self.root / DECISIONS
         return (*tables, decisions) if self._review != "ignore" and decisions.is_file() else tuple(tables)
 
@@ -94,7 +113,27 @@ class SyntheticDataset(DatasetAdapter):
                 fix="choose a split that is there, or add it to splits in the recipe of the synthesis",
             )
         earlier: dict[str, str] = {}
-        yield from items_of(read_json_lines(self._table(split)), lambda row: self._items(row, earlier))
+        items = items_of(self._table_rows(split), lambda row: self._items(row, earlier))
+        if self._size is None:
+            yield from items
+            return
+        found = list(items)
+        names = [one.sample_id for one in found if isinstance(one, VqaSample)]
+        drawn = set(sorted(names, key=_drawing_order)[: self._size])
+        for one in found:
+            if isinstance(one, VqaSample) and one.sample_id not in drawn:
+                detail = f"size: {self._size} draws other pairs"
+                yield Reject(sample_id=one.sample_id, reason="not_drawn", where=str(self.root), detail=detail)
+            else:
+                yield one
+
+    def _table_rows(self, split: Split) -> Iterator[Row]:
+        yield from read_json_lines(self._table(split))
+        if self._screens == "ignore":
+            for row in read_json_lines(self.root / REJECTED):
+                fields = row.values.get("sample")
+                if not isinstance(fields, dict) or fields.get("split") == split:
+                    yield row
 
     def _items(self, row: Row, earlier: dict[str, str]) -> Iterator[Item]:
         sample = _sample(row)
@@ -128,6 +167,10 @@ class SyntheticDataset(DatasetAdapter):
 
 
 ADAPTER = SyntheticDataset
+
+
+def _drawing_order(sample_id: str) -> bytes:
+    return hashlib.sha256(sample_id.encode()).digest()
 
 
 def _sample(row: Row) -> VqaSample:
