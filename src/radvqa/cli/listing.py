@@ -77,6 +77,14 @@ def metrics() -> list[dict[str, str]]:
     return [{"metric": name, "what": _first_line(metric.__doc__)} for name, metric in METRICS.items()]
 
 
+def prompts() -> list[dict[str, str]]:
+    """Name, purpose and slots of each prompt of synthesis."""
+    from radvqa.synth.prompt import load_prompt, prompt_names
+
+    found = [load_prompt(name) for name in prompt_names()]
+    return [{"prompt": one.name, "purpose": one.purpose, "slots": ", ".join(one.slots)} for one in found]
+
+
 def describe_run(run: RunFolder) -> dict[str, Any]:
     """Recipe, starts, finished steps, report and headline numbers of a run."""
     report = run.file(REPORT)

@@ -1,6 +1,6 @@
 """Language models that write text: behind an HTTP endpoint, in this process, or on a cluster. One interface for all."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -102,8 +102,10 @@ class TextModel(Protocol):
     def identity(self) -> ModelIdentity:
         """Which model this is."""
 
-    def complete(self, requests: Iterable[Request]) -> Iterator[Outcome]:
+    def complete(self, requests: Iterable[Request]) -> Generator[Outcome, None, None]:
         """One outcome for every request, as they come, in any order; requests are drawn as there is room for them.
+
+        Closing the generator gives up what is in flight.
 
         Raises:
             ModelError: the model cannot be used at all, so that asking on would be useless. Outcomes that were yielded

