@@ -262,6 +262,8 @@ def test_questions_follow_from_seed_caption_and_slot():
     assert parse(GOOD, styles=styles, seed=3) == parse(GOOD, styles=styles, seed=3)
     first = [{one.style for one in parse(GOOD, styles=styles, seed=seed)[0]} - {""} for seed in range(10)]
     assert set().union(*first) == set(STYLES)
+    # Drawn for each slot anew, so that a reply is not all in one style.
+    assert max(map(len, first)) > 1
     worded = {parse({"organ": "chest"}, {"organ": 1}, seed=seed)[0][0].question for seed in range(20)}
     assert len(worded) > 1
     others = [Source(caption_id=str(number), text="x") for number in range(20)]

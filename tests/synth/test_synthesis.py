@@ -81,7 +81,7 @@ def test_rules_make_a_data_set_that_can_be_read(corpus: Path, tmp_path: Path) ->
     reading = open_dataset("synthetic", {"root": str(folder.path)}).read("train")
     assert len(reading.samples) == summary["pairs"]["kept"]
     assert len({one.sample_id for one in reading.samples}) == len(reading.samples)
-    assert {one.group_id for one in reading.samples} <= {f"g{n}" for n in range(24)}
+    assert {one.group_id for one in reading.samples} <= {f"own-group:g{n}" for n in range(24)}
     pairs, captions = read_pairs(folder)
     assert len(pairs) == summary["pairs"]["candidates"]
     assert all(pair.origin.caption_id in captions for pair in pairs)

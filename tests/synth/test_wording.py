@@ -68,6 +68,7 @@ def questions(slot, style="plain", **about):
         ("Hodgkin lymphoma", "a Hodgkin lymphoma"),
         ("edema and mass", "edema and a mass"),
         ("hilar and mediastinal lymphadenopathy", "hilar and mediastinal lymphadenopathy"),
+        ("mass in the lung and pleura", "a mass in the lung and pleura"),
         ("COPD", "COPD"),
         ("DVT", "a DVT"),
     ],
@@ -101,6 +102,9 @@ def test_verb_agrees_with_the_subject():
     assert "Where are the lung nodules?" in questions("location", subject="lung nodules")
     assert "Where is the mass?" in questions("location", subject="a mass")
     assert "Where are the mass and effusion?" in questions("location", subject="mass and effusion")
+    assert "Where is the signal within the caudate and putamen?" in questions(
+        "location", subject="signal within the caudate and putamen"
+    )
     assert "How severe is the edema?" in questions("severity", subject="edema")
 
 

@@ -80,7 +80,7 @@ def review(
     host: Annotated[
         str, typer.Option(help="Address to listen on; on another than this machine's own, a token is asked for.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8765,
     figures: Annotated[bool, typer.Option("--figures", help="Print the figures so far and serve nothing.")] = False,
 ) -> None:
     """Let readers accept, edit or reject a sample of the pairs, on a page that is served until Ctrl-C.
@@ -97,6 +97,8 @@ def review(
     opened = SynthFolder.open(folder)
     pairs, captions = read_pairs(opened)
     queue = open_review(folder, pairs, captions, size=size, seed=opened.recipe.seed)
+    if queue.mended:
+        typer.echo(f"{queue.mended} decision that a kill had cut off half-way was removed; make it again", err=True)
     if figures:
         found = reckon(queue)
         typer.echo(json.dumps(None if found is None else found.as_dict(), ensure_ascii=False, indent=2))

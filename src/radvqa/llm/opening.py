@@ -47,7 +47,29 @@ def open_text_model(generator: Generator, *, seed: int, say: Callable[[str], Non
             wheels=generator.wheels,
             say=say,
         )
-    raise NotImplementedError(generator.backend)
+    if generator.backend == "rules":
+        raise RecipeError(
+            "rules are no language model",
+            where="generator.backend",
+            expected="llama_cpp, endpoint, offline_llama_cpp or offline_vllm",
+            got="rules",
+            fix="choose one of them, or leave out what needs a language model",
+        )
+    from radvqa.llm.offline import OfflineLlamaCpp, OfflineModel, OfflineVllm
+
+    if generator.backend == "offline_llama_cpp":
+        llama = OfflineLlamaCpp.prepared(
+            _gguf(generator.model),
+            sampling=sampling,
+            context_tokens=generator.context_tokens,
+            wheels=generator.wheels,
+            say=say,
+        )
+        return OfflineModel(llama, workers=generator.workers, address=generator.ray_address)
+    vllm = OfflineVllm.prepared(
+        generator.model, sampling=sampling, revision=generator.revision, context_tokens=generator.context_tokens
+    )
+    return OfflineModel(vllm, workers=generator.workers, address=generator.ray_address)
 
 
 def _gguf(model: str) -> Path | Literal["embedded"]:

@@ -121,9 +121,10 @@ class SynthRecipe(StoredRecipe):
     facts: tuple[Literal["modality", "plane"], ...] = ("modality", "plane")
     """Tags of the data set that the generator may use beside the caption."""
     generator: Generator = Generator()
-    """What writes the questions."""
-    questions: Mapping[Slot, int] = Field(default_factory=lambda: dict.fromkeys(SLOTS, 1))
-    """Questions per caption by what they ask for; the model is asked for these slots and no others."""
+    """The model, or the rules, that write the questions."""
+    questions: Mapping[Slot, int] = Field(default=dict.fromkeys(SLOTS, 1))
+    """Questions per caption by what they ask for, one of each kind unless given; the model is asked for these slots and
+    no others."""
     negatives: Literal["rule", "model", "both"] = "rule"
     """Who writes questions whose answer is no. `rule`: findings of the vocabulary that the caption does not mention,
     balanced against the yes questions; the weak spot of every small model."""

@@ -122,17 +122,13 @@ class RayEngine:
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True
         tasks = max(len(rows) // _GROUPS_PER_TASK, min(len(rows), _AHEAD * (self.workers or 1)))
-        with warnings.catch_warnings():
-            # Without max_retries Ray Data would try for ever what kills its worker each time. Ray < 2.64 takes it,
-            # says that it will not always, and offers nothing else yet.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            done = self._ray.data.from_items(rows, override_num_blocks=tasks).map_batches(
-                partial(_done_batch, function),
-                batch_size=None,
-                batch_format="numpy",
-                compute=self._ray.data.TaskPoolStrategy(size=self.workers),
-                max_retries=_AGAIN,
-            )
+        done = self._batches(
+            rows,
+            tasks,
+            partial(_done_batch, function),
+            compute=self._ray.data.TaskPoolStrategy(size=self.workers),
+            max_retries=_AGAIN,
+        )
         yield from self._unpacked(done)
 
     def answer(
@@ -169,16 +165,14 @@ class RayEngine:
         context.enable_progress_bars = False
         context.execution_options.preserve_order = False
         pool = self._ray.data.ActorPoolStrategy(size=min(workers, len(rows)), max_tasks_in_flight_per_actor=_AHEAD)
-        done = self._ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        done = self._batches(
+            rows,
+            len(rows),
             _Opened,
             fn_constructor_args=(opened,),
-            batch_size=None,
-            batch_format="numpy",
             compute=pool,
             num_cpus=cores,
             num_gpus=gpus,
-            # By default Ray Data would try for ever what kills its worker each time.
-            max_restarts=_AGAIN,
             max_task_retries=_AGAIN,
         )
         yield from self._unpacked(done)
@@ -194,6 +188,15 @@ class RayEngine:
     def _each_machine(self, what: str) -> list[int]:
         machines = [machine["Resources"] for machine in self._ray.nodes() if machine["Alive"]]
         return sorted((int(one.get(what, 0)) for one in machines), reverse=True)
+
+    def _batches(self, rows: list[dict[str, Any]], blocks: int, function: Any, **how: Any) -> Any:
+        with warnings.catch_warnings():
+            # Without a limit of retries Ray Data would try for ever what kills its worker each time. Ray < 2.64 takes
+            # it, says that it will not always, and offers nothing else yet.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return self._ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
+                function, batch_size=None, batch_format="numpy", **how
+            )
 
     def _unpacked(self, done: Any) -> Iterator[Any]:
         try:
@@ -280,6 +283,7 @@ def _started_ray(workers: int | None, address: str | None) -> Any:
     # Ray reads these when it is imported: it is to report nothing home, and errors are told by radvqa.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DATA_LOG_LEVEL", "CRITICAL")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray
         import ray.data

@@ -38,7 +38,8 @@ def open_embedder(
     """A function from texts to float32 unit vectors [text, 384], with the model of Sentence-Transformers.
 
     Mean of the last hidden states over the tokens, as all-MiniLM-L6-v2 was trained (Reimers and Gurevych,
-    Sentence-BERT, EMNLP 2019). Its cosine hardly tells sides, numbers and negation apart, so it needs ``near_duplicates.guards``.
+    Sentence-BERT, EMNLP 2019). Its cosine hardly tells sides, numbers and negation apart, so it
+    needs ``near_duplicates.guards``.
 
     Args:
         folder: where the weights are kept; None for the cache of the user.

@@ -28,12 +28,14 @@ _SIDED_CLAUSE_END = re.compile(rf"{_CLAUSE_END.pattern}|\band\b", re.IGNORECASE)
 _STEMMER = snowballstemmer.stemmer("english")
 
 _FUNCTION_WORDS = """
+no nor not without
 a an and any are as at be been being but by can could did do does each either for from had has have having he her here
 his how if in into is it its itself just like may might more most much many of off on one ones only onto or other our
 out over own shall she should so some such than that the their them there these they this those through to toward
 towards up upon us very was we were what when where whether which while who whose why will with within would you your
 """
 _SAYING_NOTHING = """
+additional additionally also approximately respectively notable mainly overall well primarily mostly correspond
 abnormal abnormality acquire aspect anatomical anatomy apparent appear appearance area arise arising associate body
 captured case certain characteristic consistent contain define demonstrate depict describe detect diagnosis direction
 display distribution evaluate evidence evident examination exam examine exhibit extent feature field film find finding
@@ -43,7 +45,7 @@ organ orient orientation part particular pathology pathological patient perform 
 present presence primary principal problem procedure projection radiological radiologic reflect region represent
 result reveal say scan scanned section see seen serve show side sign site situated slice specific specify state
 structure study suggest surround take taken technique test there type use used view viewed visible visualise visualize
-visualised visualized condition change degree severity severe severely seriously
+visualised visualized shown found took lay lain look meant condition change degree
 """
 _SIDE_WORDS: Mapping[str, frozenset[str]] = {
     **dict.fromkeys(("left", "leftward", "lt", "lul", "lll"), frozenset({"left"})),
@@ -51,6 +53,7 @@ _SIDE_WORDS: Mapping[str, frozenset[str]] = {
     **dict.fromkeys(("bilateral", "bilaterally", "both"), frozenset({"left", "right"})),
 }
 _FLIPS = re.compile(r"\b(?:absent|absence|free of|free from|lack(?:s|ing)?|ruled out|excluded|spared)\b", re.IGNORECASE)
+_FLIPPING_WORDS = "absent absence free lack lacking ruled excluded spared"
 _SOUND = frozenset({"normal", "unremarkable", "intact", "clear", "preserved"})
 _NOTHING = frozenset({"none", "nothing", "no"})
 _LARGEST_CACHE = 4096
@@ -70,8 +73,8 @@ class Statement:
     """What a source says. Names are of vocabulary terms, broader ones included; words are stems.
 
     ``sure`` is affirmed, ``doubted`` affirmed with doubt, ``denied`` denied (as named, without broader terms), and
-    ``mentioned`` any of these or past. ``clauses`` hold the words that are neither denied nor past, the flag tells those
-    without doubt. ``sides``: the sides of each such word; ``""`` has all sides of the text.
+    ``mentioned`` any of these or past. ``clauses`` hold the words that are neither denied nor past, the flag tells
+    those without doubt. ``sides``: the sides of each such word; ``""`` has all sides of the text.
     """
 
     sure: frozenset[str]
@@ -93,7 +96,7 @@ def unlicensed(candidate: Candidate, source: Source) -> str | None:
     answer = candidate.answer.strip().rstrip(".!").casefold()
     if is_yes_no(candidate.answer) and answer in ("yes", "no"):
         return _unlicensed_yes_no(candidate, stated, yes=answer == "yes")
-    return _unlicensed_premise(candidate.question, stated) or _unlicensed_answer(candidate, stated)
+    return _unlicensed_premise(candidate, stated) or _unlicensed_answer(candidate, stated)
 
 
 def statement(source: Source) -> Statement:
@@ -138,8 +141,9 @@ def _statement(text: str, facts: tuple[str, ...]) -> Statement:
     present = [one for one in found if not (one.negated or one.historical)]
     clauses, denied_clauses = _clauses(text)
     clauses += [(content_stems(fact), True) for fact in facts]
+    inner = frozenset(name for one in present for name in _inner_names(one.text))
     return Statement(
-        sure=_names(one for one in present if not one.uncertain),
+        sure=_names(one for one in present if not one.uncertain) | inner,
         doubted=_names(one for one in present if one.uncertain),
         denied=frozenset(one.term.name for one in found if one.negated and not one.historical),
         mentioned=_names(found),
@@ -155,6 +159,18 @@ def _statement(text: str, facts: tuple[str, ...]) -> Statement:
 
 def _names(found: Iterable[Mention]) -> frozenset[str]:
     return frozenset(name for one in found for name in broader(one.term))
+
+
+@lru_cache(maxsize=_LARGEST_CACHE)
+def _inner_names(text: str) -> frozenset[str]:
+    """The organs, modalities and planes inside a longer term, which hides them: "hepatic cyst", "frontal radiograph".
+
+    No findings: there is no mass in "mass effect".
+    """
+    places = [match.start() for match in _TOKEN.finditer(text)][1:]
+    parts = [part for place in places for part in (text[:place], text[place:])]
+    inner = [one for part in parts for one in find_terms(part) if one.term.category in ("organ", "modality", "plane")]
+    return _names(inner)
 
 
 def _clauses(text: str) -> tuple[list[tuple[frozenset[str], bool]], list[frozenset[str]]]:
@@ -223,13 +239,13 @@ def normalised_nothing(answer: str) -> bool:
     return answer.strip().rstrip(".").casefold() in _NOTHING
 
 
-def _unlicensed_premise(question: str, stated: Statement) -> str | None:
+def _unlicensed_premise(candidate: Candidate, stated: Statement) -> str | None:
     """What an open question takes for granted: its findings, modality, plane and sides must be stated."""
-    for mention in _telling(question):
+    for mention in _telling(candidate.question):
         problem = _unlicensed_context(mention, stated)
         if problem:
             return f"the question presupposes what is not stated: {problem}"
-    return _wrong_side(question, "", stated)
+    return _wrong_side(candidate.question, candidate.answer, stated)
 
 
 def _unlicensed_context(mention: Mention, stated: Statement) -> str | None:
@@ -242,7 +258,8 @@ def _unlicensed_context(mention: Mention, stated: Statement) -> str | None:
 
 
 def _unlicensed_mention(mention: Mention, stated: Statement, *, sure: bool) -> str | None:
-    if mention.negated:
+    # "No tumour on MRI" denies no MRI.
+    if mention.negated and mention.term.category not in ("modality", "plane"):
         return None if _is_denied(mention, stated) else f"{mention.text!r} is not denied in the caption"
     names = stated.sure if sure else stated.sure | stated.doubted
     if mention.term.name in names or _in_one_clause(content_stems(mention.text), stated, sure=sure):
@@ -311,11 +328,7 @@ def _unlicensed_yes(
         problem = _unlicensed_context(mention, stated) if claims else _unlicensed_mention(mention, stated, sure=True)
         if problem:
             return problem
-    beside = [
-        word
-        for word in _beside_mentions(question)
-        if not (denies and _FLIPS.fullmatch(question[word.start : word.end]))
-    ]
+    beside = [word for word in _beside_mentions(question) if not (denies and word.stem in _FLIPPING_STEMS)]
     for word in beside:
         known = stated.all_words if denies else stated.sure_words
         if word.stem not in known and not word.stem.isdigit():
@@ -368,9 +381,10 @@ def _contradicted(mention: Mention, stated: Statement) -> bool:
 
 
 @cache
-def narrower(term: Term) -> frozenset[str]:
-    """The names of all terms of its category that imply ``term``."""
-    return frozenset(other.name for other in terms(term.category) if term.name in broader(other))
+def _like(name: str) -> frozenset[str]:
+    """All that cannot be called absent where the term of this name is mentioned: what it implies or is like."""
+    term = term_named(name)
+    return alike(term) if term is not None else frozenset()
 
 
 def _related(one: str, other: str) -> bool:
@@ -393,6 +407,7 @@ def _called_normal(question: str, stated: Statement) -> bool:
     )
 
 
+_FLIPPING_STEMS = frozenset(stem(word) for word in _FLIPPING_WORDS.split())
 _SOUND_STEMS = frozenset(stem(word) for word in _SOUND)
 
 
@@ -403,10 +418,9 @@ def _mentioned_after_all(candidate: Candidate, stated: Statement, claims: Sequen
     if not asked:
         return "the question asks for no finding that is known, so the caption cannot be searched for it"
     for term in asked:
-        for name in (term.name, *term.synonyms):
-            if (words := content_stems(name)) and words <= stated.all_words:
-                return f"the caption speaks of {name!r}"
-        if near := sorted(stated.mentioned & (alike(term) | narrower(term))):
+        if (words := content_stems(term.name)) and words <= stated.all_words:
+            return f"the caption speaks of {term.name!r}"
+        if near := sorted(name for name in stated.mentioned if term.name in _like(name) or name in broader(term)):
             return f"the caption speaks of {near[0]!r}, which may be {term.name!r}"
     return None
 

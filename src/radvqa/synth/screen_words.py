@@ -17,6 +17,8 @@ _TIME = r"(?:hour|day|week|month|year)s?\b"
 _EXAM = r"(?:exam\w*|stud(?:y|ies)|imag\w+|scan\w*|radiograph\w*|films?|cts?|mris?|ultrasound\w*|x-?rays?)\b"
 _PICTURES = r"(?:images|pictures|scans|radiographs|films|views|slices|sequences|studies|x-rays|series)\b"
 
+_OF_A_PICTURE = rf"(?:in|by|on|from) (?:this|the|these|an?) (?:[\w-]+ ){{0,3}}(?:image|picture|view|{_EXAM})"
+
 SOURCE = _words(
     r"(?:the|this|that|given|above|provided|original|your|in|accompanying) (?:text|passage|paragraph|sentence|"
     r"statement|report|discussion|abstract|article|paper|case (?:study|report|description|history)|description|legend|"
@@ -24,9 +26,9 @@ SOURCE = _words(
     r"according to\b",
     r"based on the (?:information|details?|data|findings? (?:provided|given|described))\b",
     r"(?:the|this|present(?:ed)?|our) case\b(?! of)",
-    r"(?:as|was|were|is|are|not|been|findings?|lesions?|mass|features?|condition) "
-    r"(?:described|mentioned|reported|stated|discussed|specified)\b",
-    r"(?:described|mentioned|reported|stated|discussed) (?:in|above|here|earlier|by)\b",
+    r"(?:as|was|were|is|are|findings?|lesions?|mass|features?|condition) "
+    rf"(?:described|mentioned|reported|stated|discussed|specified)\b(?! {_OF_A_PICTURE})",
+    rf"(?:described|mentioned|reported|stated|discussed) (?!{_OF_A_PICTURE})(?:in|above|here|earlier|by)\b",
     r"(?:information|details?|context) (?:provided|given)\b",
     r"(?:provided|given) details?\b",
     r"the authors?\b",
@@ -38,7 +40,7 @@ HISTORY = _words(
     r"\w+[- ](?:year|month|week|day|hour)s?[- ]olds?\b",
     r"y/?o\b",
     r"how old\b",
-    r"age[ds]?\b(?! (?:of the|indetermin))",
+    r"age[ds]?\b(?! (?:of the (?:fracture|infarct|h?a?ematoma|lesion|bleed)|indetermin))",
     r"gestation\w*",
     r"(?:sex|gender)\b",
     r"(?:man|woman|men|women|boy|girl|infant|newborn|neonate|gentleman|lady)\b",
@@ -55,7 +57,7 @@ HISTORY = _words(
     rf"{_COUNT}[- ]{_TIME} (?:after|before|later|post|follow|ago|history|prior)",
     r"duration\b",
     r"how long (?:has|have|did|does|after|will|was)\b",
-    r"(?:history|hx|previous(?:ly)?|prior to)\b",
+    rf"(?:history|hx|prior to|previously|previous(?! {_EXAM}))\b",
     r"known (?:history|case|to have)\b",
     r"(?:accident|smok(?:er|ing|ed))\b",
     # What others found out.
@@ -90,11 +92,13 @@ HISTORY = _words(
     r"(?:mechanism|responsible for|reason (?:for|behind))\b",
     # What textbooks say of such patients.
     r"(?:prevalen\w+|incidence|population|typically|generally|usually|most common(?:ly)?)\b",
+    r"typical\b(?! (?:of|for))",
+    r"(?:purpose|significance|importance|implications?|concern)\b",
 )
 """The patient, the course of the disease, its cause, its treatment, and what is known of it in general."""
 
 OTHER_IMAGES = _words(
-    rf"compar(?:ed|ison|ing|able|es?)\b(?=[^.?]*\b(?:previous|prior|earlier|last|old|initial|baseline|first|second|"
+    rf"compar(?:ed|ison|ing|able|es?)\b(?=[^.?]*\b(?:previous|prior|earlier|last|baseline|"
     rf"pre-?op\w*|figures?|{_TIME}|before)\b)",
     rf"(?:previous|prior|earlier) {_EXAM}",
     r"previously (?:seen|noted|described|identified|shown|demonstrated|visible)\b",
@@ -111,15 +115,16 @@ OTHER_IMAGES = _words(
     r"progress(?:ed|ion|ing)\b",
     r"(?:improved|improvement|newly|new (?:since|from|compared|lesions?|findings?|areas?|onset))\b",
     r"chang(?:e|es|ed) (?:over|from|since|between|after|in (?:size|appearance) (?:over|from|since|between))\b",
-    r"(?:since the|over time|no longer|has resolved|resolution of|remains (?:stable|unchanged))\b",
+    r"(?:since the|over time|no longer|has resolved|resolution of(?! \d)|remains (?:stable|unchanged))\b",
 )
 """Other pictures of the figure or the patient, and what changed between them."""
 
 PANEL_LETTER = re.compile(
     r"\b(?:[Ff]ig(?:ure|s)?\.?|[Ii]mages?|[Pp]anels?|[Pp]ictures?) [A-H]\b"
-    r"|(?:^|[.;]\s)[A-H][:,]\s|\(\s*[A-Ha-h](?:\s*[,&-]\s*[A-Ha-h])*\s*\)|(?:^|\s)[a-h]\)(?=[\s.,:;]|$)"
+    r"|(?:^|[.;]\s)[A-H][:,]\s|^\W?[A-Ha-h]\)\s|\(\s*[A-Ha-h]\s*[,&-]\s*[A-Ha-h]\b[^)]*\)"
+    r"|\([Aa]\).*\([Bb]\)"
 )
-"""The letter of one picture of several, such as "(a, b)"; here the case of letters does matter."""
+"""Letters of the pictures of a figure, such as "(a, b)"; here the case matters. A single "(A)" may be the aorta."""
 
 _COLOUR = r"(?:red|green|blue|yellow|white|black|orange|purple|pink|cyan|magenta|colou?red)"
 _DRAWN = r"(?:arrow\w*|circles?|box(?:es)?|lines?|letters?|dots?|stars?|outlines?|rectangles?|squares?|marks?)\b"
@@ -143,13 +148,16 @@ OVERLAY = _words(
     r"(?:pointed|pointing) (?:out|to|at|by)\b",
     r"(?:highlighted|outlined)\b",
     r"letters? [a-z]\b",
-    r"\B[*→⇒►▲]",
 )
 """Arrows, letters and whatever else is drawn into pictures."""
 
+SYMBOL = re.compile("[*→⇒►▲★]")
+"""Signs that stand for marks in a picture."""
+
 _UNIT = (
     r"(?:mm[23]?|cm[23]?|millimet(?:er|re)s?|centimet(?:er|re)s?|inch(?:es)?|hu|hounsfield units?|ml|cc|"
-    r"millilit(?:er|re)s?|kg|degrees?|°|m/s|cm/s|mmhg|%(?= (?:stenosis|narrowing|occlusion|loss|of the (?:lumen|diameter))))"
+    r"millilit(?:er|re)s?|kg|degrees?|°|m/s|cm/s|mmhg|"
+    r"%(?= (?:stenosis|narrowing|occlusion|loss|of the (?:lumen|diameter))))"
 )
 MEASURE = re.compile(
     rf"\b\d+(?:[.,]\d+)?\s*(?:(?:[x×]|by|-|to)\s*\d+(?:[.,]\d+)?\s*{_UNIT}?\s*)*-?{_UNIT}(?![^\W_]|/h)"
@@ -157,10 +165,11 @@ MEASURE = re.compile(
 """A number with its unit."""
 
 ASKS_MEASURE = _words(
-    r"how (?:large|big|long (?:is|are|was)|thick|thin|wide|tall|deep|high|far|many (?:mm|cm|millimet|centimet|degrees))\b",
+    r"how (?:large|big|long (?:is|are|was)|thick|thin|wide|tall|deep|high|far|"
+    r"many (?:mm|cm|millimet|centimet|degrees))\b",
     r"(?:what|which|state|give|estimate|determine)\b[^.?]*\b(?:sizes?|diameters?|dimensions?|thickness|length|width|height|"
     r"volume|measurements?|distance|attenuation value|hounsfield|density value|angle of|ratio|velocity|"
-    r"ejection fraction)\b(?! (?:loss|overload))",
+    r"ejection fraction)\b(?<!lost volume)(?<!loss of volume)(?! (?:loss|overload))",
     r"measur(?:e|es|ed|ing|ements?)\b",
 )
 """A question for a size."""
@@ -169,7 +178,9 @@ SPECULATION = _words(
     r"(?:un)?likely\b",
     r"(?:probabl[ey]|possibly|possibilit(?:y|ies)|perhaps|maybe|presum(?:ed|ably)|differential)\b",
     r"(?:possible|potential) (?:diagnos|cause|explanation|reason|finding|abnormal|patholog|interpretation|etiolog)\w*",
-    r"(?:may|might|could) (?:be (?:an?|the|due|related|caused|from|consistent)|represent|suggest|indicate|the)\b",
+    r"(?:it|this|these|they|which|findings?|lesions?|mass|masses|nodules?|opacit(?:y|ies)|area|structure|appearance|signal) "
+    r"(?:may|might|could) (?:also )?(?:be|represent|suggest|indicate|reflect)\b",
+    r"what (?:\w+ )?(?:might|could|may) (?:the|this|it|these|be|have)\b",
     r"can(?:not|'t| not) (?:be )?(?:determin|assess|tell|identif|say|seen|provid|answer|see|view|evaluat|diagnos|"
     r"confirm)\w*",
     r"(?:unable|impossible|difficult) to\b",
@@ -180,11 +191,13 @@ SPECULATION = _words(
     r"i(?:'m| am) (?:sorry|unable|not able)",
     r"i (?:can(?:not|'t)|don't|do not|think|believe|would)\b",
     r"(?:sorry|please|apologi[sz]e)\b",
-    r"(?:suspect(?:ed|s)?|suspicious|suggest(?:s|ed|ive)?|consistent with|compatible with)\b",
+    r"(?:suspect(?:ed|s)?|suspicious|suggest(?:s|ed|ive)?|(?:most|is|are|appears?|and|which|findings?) consistent with|compatible with)\b",
 )
 """Guesses, refusals, and questions for a guess."""
 
-GUESSED = re.compile(r"\W*(?:possible|potential|questionable)\b")
+GUESSED = re.compile(
+    r"\W*(?:possible|potential|questionable)\b(?! (?:complication|treatment|risk|cause|side effect)s?)"
+)
 """The beginning of an answer that is a guess."""
 
 # Words that English does not have, or not in this sense.

@@ -27,8 +27,9 @@ from radvqa.synth.screen_words import (
     PANEL_LETTER,
     SOURCE,
     SPECULATION,
+    SYMBOL,
 )
-from radvqa.synth.vocabulary import find_terms
+from radvqa.synth.vocabulary import find_terms, term_named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +128,8 @@ _SEEN = (
 _COULD_BE_ANYTHING = re.compile(
     rf"^(?:what|which)(?: is| are| was|'s| can be)(?: (?:this|that|it|these|there)| {_SEEN}){_HERE}$"
     rf"|^what (?:do|can|could) (?:you|we|one) (?:see|say|tell|observe|conclude){_HERE}$"
-    rf"|^what does (?:this|it|(?:this |the ){_PICTURE}) (?:show|depict|display|demonstrate|illustrate|reveal|represent)$"
+    rf"|^what does (?:this|it|(?:this |the ){_PICTURE}) "
+    r"(?:show|depict|display|demonstrate|illustrate|reveal|represent)$"
     rf"|^(?:describe|explain) (?:the |this )?{_PICTURE}$",
     re.IGNORECASE,
 )
@@ -224,7 +226,7 @@ def needs_other_images(candidate: Candidate, source: Source, settings: ScreenSet
 
 def text_overlay(candidate: Candidate, source: Source, settings: ScreenSettings) -> str | None:
     """Question or answer is about arrows, letters or other marks that were drawn into the picture."""
-    return _found(candidate, (OVERLAY,), "is about marks drawn into the picture")
+    return _found(candidate, (OVERLAY, SYMBOL), "is about marks drawn into the picture")
 
 
 def measurement(candidate: Candidate, source: Source, settings: ScreenSettings) -> str | None:
@@ -250,8 +252,11 @@ def _found(candidate: Candidate, patterns: Sequence[re.Pattern[str]], what: str)
 
 
 def answer_in_question(candidate: Candidate, source: Source, settings: ScreenSettings) -> str | None:
-    """The question holds its answer, or most of its content words and every term. Yes, no and offered choices pass."""
-    if is_yes_no(candidate.answer):
+    """The question holds its answer, or nearly all its content words and every term.
+
+    Yes, no and offered choices pass, and so does the degree in "How severe is it?".
+    """
+    if is_yes_no(candidate.answer) or (_ASKS_DEGREE.search(candidate.question) and _is_degree(candidate.answer)):
         return None
     question, answer = normalise_answer(candidate.question), normalise_answer(candidate.answer)
     inside = f" {answer} " in f" {question} "
@@ -267,6 +272,14 @@ def answer_in_question(candidate: Candidate, source: Source, settings: ScreenSet
     if stems and (shared == stems or most):
         return f"{len(shared)} of {_count(len(stems), 'content word')} of the answer stand in the question"
     return None
+
+
+_ASKS_DEGREE = re.compile(r"\bhow (?:severe|marked|large|small|extensive)\b|\bseverity\b|\bdegree\b", re.IGNORECASE)
+
+
+def _is_degree(text: str) -> bool:
+    term = term_named(text.strip(" ."))
+    return term is not None and term.category == "severity"
 
 
 def _term_names(text: str) -> set[str]:

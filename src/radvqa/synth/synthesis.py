@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from radvqa.data import DatasetAdapter, open_dataset
+from radvqa.data import DatasetAdapter, open_entry
 from radvqa.data.adapters.synthetic import PAIRS, SUMMARY
 from radvqa.errors import DataError, RunError
 from radvqa.llm import Failure, ModelIdentity, Reply, Request, Sampling
@@ -74,7 +74,7 @@ def synthesise(recipe: SynthRecipe, *, command: str, progress: Progress) -> Synt
     """
     process_start()
     folder = SynthFolder.create(recipe, command=command)
-    adapter = open_dataset(recipe.captions.adapter, recipe.captions.options, name="captions")
+    adapter = open_entry(recipe.captions, name="captions")
     inputs = _inputs(folder, adapter)
     if folder.is_done("synth", inputs):
         progress.say("nothing to do: this synthesis is finished")
