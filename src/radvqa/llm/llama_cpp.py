@@ -1,5 +1,6 @@
 """A GGUF model in this process, through llama.cpp (PyPI ``xllamacpp``, optional extra ``llm``)."""
 
+import os
 import re
 import secrets
 import tempfile
@@ -43,10 +44,9 @@ class LlamaCppModel:
         gguf: the weights; ``embedded`` is SmolLM2-135M-Instruct of the embedded base, downloaded on first use. It
             proves the path, not the quality.
         sampling: how replies are drawn, by temperature and top_p alone.
-        context_tokens: prompt and reply together. llama.cpp rounds it up to a multiple of 256 and down to what the model
-            was trained for.
-        threads: as many as this process may use cores, if None. They do not change replies. Threads wait for each
-            other by spinning: where other programs use the cores too, fewer are much faster.
+        context_tokens: prompt and reply together. llama.cpp rounds it up to a multiple of 256, and down to what the
+            model was trained for.
+        threads: as many as this process may use cores, if None. They do not change replies.
         wheels: a folder with the wheel of the embedded model, for machines without a package index.
         say: hears of a download.
 
@@ -149,6 +149,9 @@ def _digest(path: Path) -> str:
 
 
 def _runtime() -> Any:
+    # Read when its OpenMP is loaded. Threads that wait for each other by spinning make two threads on two cores that
+    # others use too five times slower than one.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         import xllamacpp
     except ImportError as error:

@@ -1,6 +1,7 @@
 """Batches for very many captions: copies of a language model on a Ray cluster (optional extra ``ray``)."""
 
 import importlib.metadata
+import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -75,6 +76,8 @@ class OfflineModel:
         self._offline = offline
         self._group = group or offline.group
         self._window = window
+        # Ray warns on stderr, past Python, about arguments of every actor that may be restarted; Ray Data keeps them.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         self._engine = RayEngine(address=address)
         self._workers, self._threads = _shares(self._engine, workers, offline.gpus)
 

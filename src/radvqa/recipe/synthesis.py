@@ -137,6 +137,17 @@ class SynthRecipe(StoredRecipe):
     most_failed: float = Field(default=0.05, ge=0, le=1)
     """A larger share of captions without a reply of the model is an error; the replies are kept."""
 
+    @field_validator("questions", mode="before")
+    @classmethod
+    def _yes_is_no_truth(cls, counts: Any) -> Any:
+        """YAML 1.1 reads the keys ``yes`` and ``no`` as true and false."""
+        if not isinstance(counts, Mapping):
+            return counts
+        return {
+            {True: "yes", False: "no"}.get(name, name) if isinstance(name, bool) else name: count
+            for name, count in counts.items()
+        }
+
     @field_validator("questions")
     @classmethod
     def _counts_are_sane(cls, counts: Mapping[str, int]) -> Mapping[str, int]:

@@ -283,7 +283,6 @@ def _started_ray(workers: int | None, address: str | None) -> Any:
     # Ray reads these when it is imported: it is to report nothing home, and errors are told by radvqa.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DATA_LOG_LEVEL", "CRITICAL")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray
         import ray.data

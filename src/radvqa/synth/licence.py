@@ -18,7 +18,7 @@ import snowballstemmer
 from radvqa.data.answers import is_yes_no
 from radvqa.synth.negation import Scopes
 from radvqa.synth.pair import Candidate, Source
-from radvqa.synth.vocabulary import Mention, Term, alike, broader, find_terms, term_named, terms
+from radvqa.synth.vocabulary import Mention, alike, broader, find_terms, term_named, terms
 
 Support = Literal["sure", "doubted"]
 
@@ -35,7 +35,7 @@ out over own shall she should so some such than that the their them there these 
 towards up upon us very was we were what when where whether which while who whose why will with within would you your
 """
 _SAYING_NOTHING = """
-additional additionally also approximately respectively notable mainly overall well primarily mostly correspond
+additional additionally due because thus also approximately respectively notable mainly overall well primarily mostly
 abnormal abnormality acquire aspect anatomical anatomy apparent appear appearance area arise arising associate body
 captured case certain characteristic consistent contain define demonstrate depict describe detect diagnosis direction
 display distribution evaluate evidence evident examination exam examine exhibit extent feature field film find finding
@@ -45,7 +45,7 @@ organ orient orientation part particular pathology pathological patient perform 
 present presence primary principal problem procedure projection radiological radiologic reflect region represent
 result reveal say scan scanned section see seen serve show side sign site situated slice specific specify state
 structure study suggest surround take taken technique test there type use used view viewed visible visualise visualize
-visualised visualized shown found took lay lain look meant condition change degree
+visualised visualized correspond shown found took lay lain look meant condition change degree
 """
 _SIDE_WORDS: Mapping[str, frozenset[str]] = {
     **dict.fromkeys(("left", "leftward", "lt", "lul", "lll"), frozenset({"left"})),

@@ -113,7 +113,7 @@ OTHER_IMAGES = _words(
     r"enlarge\w*|removal|placement)",
     r"unchanged\b",
     r"progress(?:ed|ion|ing)\b",
-    r"(?:improved|improvement|newly|new (?:since|from|compared|lesions?|findings?|areas?|onset))\b",
+    r"(?:improved|improvement|newly|new (?:since|from|compared|lesions?|findings?|areas?))\b",
     r"chang(?:e|es|ed) (?:over|from|since|between|after|in (?:size|appearance) (?:over|from|since|between))\b",
     r"(?:since the|over time|no longer|has resolved|resolution of(?! \d)|remains (?:stable|unchanged))\b",
 )
@@ -146,13 +146,16 @@ OVERLAY = _words(
     r"(?:dashed|dotted|solid) (?:line|circle|box|arrow)s?\b",
     r"(?:call?ipers?|cross-?hairs?|cross marks?|bounding box)\b",
     r"(?:pointed|pointing) (?:out|to|at|by)\b",
-    r"(?:highlighted|outlined)\b",
+    # Fat outlines a bowel loop; only what a question or a colour outlines was drawn.
+    r"(?:what|which \w+|area|region|structure|lesion) (?:is|are|has been|have been) (?:highlighted|outlined)\b",
+    r"(?:highlighted|outlined) (?:area|region|structure|part)s?\b",
+    rf"(?:highlighted|outlined) (?:in|with|by) {_COLOUR}\b",
     r"letters? [a-z]\b",
 )
 """Arrows, letters and whatever else is drawn into pictures."""
 
-SYMBOL = re.compile("[*→⇒►▲★]")
-"""Signs that stand for marks in a picture."""
+SYMBOL = re.compile(r"[→⇒►▲★]|\(\s*\*+\s*\)")
+"""Signs that stand for marks in a picture; a bare asterisk is more often a bullet."""
 
 _UNIT = (
     r"(?:mm[23]?|cm[23]?|millimet(?:er|re)s?|centimet(?:er|re)s?|inch(?:es)?|hu|hounsfield units?|ml|cc|"
@@ -175,15 +178,16 @@ ASKS_MEASURE = _words(
 """A question for a size."""
 
 SPECULATION = _words(
-    r"(?:un)?likely\b",
-    r"(?:probabl[ey]|possibly|possibilit(?:y|ies)|perhaps|maybe|presum(?:ed|ably)|differential)\b",
+    r"(?<!more )(?<!less )(?:un)?likely\b",
+    r"differential (?:diagnos\w+|considerations?|for|of|includes?)\b",
+    r"(?:probabl[ey]|possibly|possibilit(?:y|ies)|perhaps|maybe|presum(?:ed|ably))\b",
     r"(?:possible|potential) (?:diagnos|cause|explanation|reason|finding|abnormal|patholog|interpretation|etiolog)\w*",
-    r"(?:it|this|these|they|which|findings?|lesions?|mass|masses|nodules?|opacit(?:y|ies)|area|structure|appearance|signal) "
-    r"(?:may|might|could) (?:also )?(?:be|represent|suggest|indicate|reflect)\b",
+    r"(?:it|this|these|they|which|findings?|lesions?|mass|masses|nodules?|opacit(?:y|ies)|area|"
+    r"structure|appearance|signal) (?:may|might|could) (?:also )?(?:be|represent|suggest|indicate|reflect)\b",
     r"what (?:\w+ )?(?:might|could|may) (?:the|this|it|these|be|have)\b",
     r"can(?:not|'t| not) (?:be )?(?:determin|assess|tell|identif|say|seen|provid|answer|see|view|evaluat|diagnos|"
     r"confirm)\w*",
-    r"(?:unable|impossible|difficult) to\b",
+    r"(?:unable|impossible|it is difficult) to\b",
     r"not (?:specified|mentioned|stated|provided|given|clear|known|available|explicitly|enough|possible|described|"
     r"indicated|determin\w+)\b",
     r"(?:unknown|unclear|unspecified|insufficient|no information|n/a)\b",
@@ -191,7 +195,8 @@ SPECULATION = _words(
     r"i(?:'m| am) (?:sorry|unable|not able)",
     r"i (?:can(?:not|'t)|don't|do not|think|believe|would)\b",
     r"(?:sorry|please|apologi[sz]e)\b",
-    r"(?:suspect(?:ed|s)?|suspicious|suggest(?:s|ed|ive)?|(?:most|is|are|appears?|and|which|findings?) consistent with|compatible with)\b",
+    r"(?:suspect(?:ed|s)?|suspicious|suggest(?:s|ed|ive)?|(?:most|is|are|appears?|and|which|"
+    r"findings?) consistent with|compatible with)\b",
 )
 """Guesses, refusals, and questions for a guess."""
 

@@ -258,9 +258,11 @@ def answer_in_question(candidate: Candidate, source: Source, settings: ScreenSet
     """
     if is_yes_no(candidate.answer) or (_ASKS_DEGREE.search(candidate.question) and _is_degree(candidate.answer)):
         return None
+    if _SAYS_MORE.search(candidate.answer) and not _SAYS_MORE.search(candidate.question):
+        return None
     question, answer = normalise_answer(candidate.question), normalise_answer(candidate.answer)
     inside = f" {answer} " in f" {question} "
-    if _OFFERS.search(candidate.question) and inside:
+    if _OFFERS.search(candidate.question):
         return None
     if inside and answer and answer not in ("much", "many"):
         return "the answer stands in the question"
@@ -274,6 +276,8 @@ def answer_in_question(candidate: Candidate, source: Source, settings: ScreenSet
     return None
 
 
+# Small words that can be all that an answer adds to its question.
+_SAYS_MORE = re.compile(r"\b(?:no|not|none|never|without|more|less|than)\b", re.IGNORECASE)
 _ASKS_DEGREE = re.compile(r"\bhow (?:severe|marked|large|small|extensive)\b|\bseverity\b|\bdegree\b", re.IGNORECASE)
 
 
