@@ -18,6 +18,7 @@ from radvqa.errors import DataError, ModelError, RunError
 from radvqa.recipe import SynthRecipe, parse_synth_recipe
 from radvqa.run.folder import SynthFolder
 from radvqa.run.progress import Progress
+from radvqa.synth import synthesis
 from radvqa.synth.synthesis import read_pairs, synthesise
 
 FINDINGS = ("pleural effusion", "pneumothorax", "consolidation", "fracture", "mass", "nodule", "cardiomegaly", "cyst")
@@ -158,9 +159,28 @@ def test_changed_captions_are_refused_while_unchanged_replies_stay(corpus: Path,
         made(recipe)
 
 
+def test_a_changed_prompt_is_asked_and_an_unchanged_one_is_not(corpus: Path, tmp_path: Path) -> None:
+    write_captions(corpus, 6)
+    prompt = tmp_path / "mine@1.md"
+    shipped = Path(synthesis.__file__).parent / "prompts" / "slots@1.md"
+    prompt.write_text(shipped.read_text().replace("id: slots", "id: mine"))
+    with FormEndpoint() as endpoint:
+        generator = {"backend": "endpoint", "url": endpoint.url, "model": "stub", "prompt": str(prompt)}
+        recipe = recipe_of(corpus, tmp_path / "runs", generator=generator)
+        made(recipe)
+        made(recipe)
+        assert endpoint.asked.total() == 6
+        prompt.write_text(prompt.read_text().replace("You fill a form", "You complete a form"))
+        folder = made(recipe)
+        assert endpoint.asked.total() == 12
+    pairs, _ = read_pairs(folder)
+    digest = hashlib.sha256(prompt.read_bytes()).hexdigest()
+    assert {pair.origin.prompt_sha256 for pair in pairs if pair.origin.backend == "endpoint"} == {digest}
+
+
 def test_a_data_set_without_captions_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no caption to ask about"):
-        made(recipe_of(tmp_path, tmp_path / "runs", captions={"adapter": "phantom"}))
+        made(recipe_of(tmp_path, tmp_path / "runs", captions={"adapter": "phantom", "count": {"train": 1, "val": 0, "test": 0}}))
 
 
 @pytest.mark.parametrize("kills", [1, 3])

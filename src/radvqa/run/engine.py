@@ -208,7 +208,13 @@ class RayEngine:
 
     def _failed(self, error: Exception) -> RunError:
         known = self._ray.exceptions
-        died = (known.WorkerCrashedError, known.OutOfMemoryError, known.NodeDiedError, known.ActorDiedError)
+        died = (
+            known.WorkerCrashedError,
+            known.OutOfMemoryError,
+            known.NodeDiedError,
+            known.ActorDiedError,
+            known.ActorUnavailableError,
+        )
         if isinstance(error, died):
             return _worker_died("the workers of Ray", error)
         return RunError(

@@ -1,8 +1,9 @@
 """From the drafts of all captions to pairs: negatives by rule, screens over the whole set, ids and provenance."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import cycle
 
 from radvqa.llm import ModelIdentity
 from radvqa.recipe import SynthRecipe
@@ -67,18 +68,44 @@ def _negatives(
         seed=recipe.seed,
     )
     sources = {one.source.caption_id: one.source for one in drafts}
+    worded = _worded_alike(made, passed)
     return {
         caption_id: [screened(one, sources[caption_id], settings, prompt=RULES) for one in candidates]
-        for caption_id, candidates in made.items()
+        for caption_id, candidates in worded.items()
+    }
+
+
+def _worded_alike(
+    negatives: Mapping[str, Sequence[Candidate]], passed: Sequence[Candidate]
+) -> dict[str, list[Candidate]]:
+    """The negatives, asked in words in which a model asked for the same and the answer was yes.
+
+    Otherwise the wording would tell the answer: that of a rule no, that of a model yes. Each wording is used in turn,
+    in an order that hangs on the questions alone.
+    """
+    wordings: dict[str, list[str]] = defaultdict(list)
+    for one in passed:
+        if one.slot == "yes" and one.basis == "model":
+            wordings[_subject(one)].append(one.question)
+    turns = {subject: cycle(sorted(questions)) for subject, questions in wordings.items()}
+    return {
+        caption_id: [
+            replace(one, question=next(turns[one.subject]), style="") if one.subject in turns else one
+            for one in negatives[caption_id]
+        ]
+        for caption_id in sorted(negatives)
     }
 
 
 def _subject(candidate: Candidate) -> str:
-    """The finding asked for; that of the question's words where a model wrote it."""
+    """What is asked for; where a model wrote the question, the first finding in it, else the first other term."""
     if candidate.subject:
         return candidate.subject
-    found = [mention.term.name for mention in find_terms(candidate.question) if mention.term.category == "finding"]
-    return found[0] if found else ""
+    mentions = find_terms(candidate.question)
+    findings = [mention for mention in mentions if mention.term.category == "finding"]
+    others = [mention for mention in mentions if mention.term.category in ("modality", "plane", "organ")]
+    found = findings or others
+    return found[0].term.name if found else ""
 
 
 def _named(drafts: Sequence[Draft], caption: CaptionedImage) -> list[tuple[str, Draft]]:

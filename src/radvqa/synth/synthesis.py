@@ -75,7 +75,12 @@ def synthesise(recipe: SynthRecipe, *, command: str, progress: Progress) -> Synt
     process_start()
     folder = SynthFolder.create(recipe, command=command)
     adapter = open_entry(recipe.captions, name="captions")
-    inputs = _inputs(folder, adapter)
+    asked = _asked(recipe)
+    inputs = {
+        **_same_captions(folder, adapter),
+        **{f"prompt {one.prompt.name}": one.prompt.digest for one in asked},
+        "vocabulary": vocabulary_digest(),
+    }
     if folder.is_done("synth", inputs):
         progress.say("nothing to do: this synthesis is finished")
         return folder
@@ -83,7 +88,6 @@ def synthesise(recipe: SynthRecipe, *, command: str, progress: Progress) -> Synt
     sources = [source_of(one, recipe.facts) for one in selection.captions]
     write_records(folder.file("captions.jsonl"), sources)
     write_records(folder.file("rejected_captions.jsonl"), selection.rejects)
-    asked = _asked(recipe)
     answered = _answered(recipe, sources, asked, progress=progress)
     write_records(folder.file("failures.jsonl"), answered.failures)
     _require_replies(recipe, answered, len(sources))
@@ -124,8 +128,8 @@ def read_pairs(folder: SynthFolder) -> tuple[list[SyntheticPair], dict[str, str]
     return pairs, {one.caption_id: one.text for one in captions}
 
 
-def _inputs(folder: SynthFolder, adapter: DatasetAdapter) -> dict[str, str]:
-    """SHA-256 of every table of captions by its name; a finished or begun synthesis must find the same."""
+def _same_captions(folder: SynthFolder, adapter: DatasetAdapter) -> dict[str, str]:
+    """SHA-256 of every table of captions by its name. Raises ``DataError`` if an earlier start found others."""
     digests = digest_files(adapter.sources())
     inputs = {f"{number}:{Path(path).name}": digest for number, (path, digest) in enumerate(digests.items())}
     known = folder.inputs_of("captions")
