@@ -41,7 +41,6 @@ def summarise(
             "model": identity.name,
             "model_digest": identity.digest,
             "sampling": asdict(identity.sampling),
-            "facts": dict(identity.facts),
             "prompts": _counted(pair.origin.prompt for pair in pairs),
         },
         "captions": {

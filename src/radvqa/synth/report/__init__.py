@@ -362,7 +362,6 @@ def _identity(summary: SynthSummary, provenance: Mapping[str, Any]) -> list[tupl
         "model": made_by.model,
         "model SHA-256": made_by.model_digest or "not known: an endpoint does not tell its weights",
         "sampling": ", ".join(f"{name} {number:g}" for name, number in made_by.sampling.items()),
-        **{f"model: {spelled(name)}": fact for name, fact in made_by.facts.items()},
     }
     return flat(rows)
 

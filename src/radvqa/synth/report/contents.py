@@ -31,7 +31,6 @@ class GeneratorFacts:
     model: str
     model_digest: str
     sampling: Mapping[str, float]
-    facts: Mapping[str, str] = field(default_factory=dict)
     prompts: Counts = field(default_factory=dict)
 
 
