@@ -128,3 +128,18 @@ def test_what_screens_removed_and_a_part(folder: Path) -> None:
     assert small.reasons() == {"not_drawn": 3}
     assert len(larger.samples) == 3
     assert all(one in larger.samples for one in small.samples)
+
+
+def test_no_turn_is_asked_without_those_before_it(folder: Path) -> None:
+    decide(folder, {"sample_id": "s4", "verdict": "reject"})
+    reading = open_dataset("synthetic", {"root": str(folder)}).read("train")
+    assert reading.reasons() == {"reviewer_rejected": 1, "broken_dialogue": 1}
+    assert [one.sample_id for one in reading.samples] == ["s1", "s2", "s3"]
+
+
+def test_turns_that_a_screen_removed_are_read_in_their_place(folder: Path) -> None:
+    lines = (folder / "pairs" / "train.jsonl").read_text().splitlines(keepends=True)
+    (folder / "pairs" / "train.jsonl").write_text("".join(lines[:3] + lines[4:]))
+    (folder / "rejected_pairs.jsonl").write_text(lines[3])
+    assert questions(folder, screens="ignore")[4] == "Question 3? answer 3. Question 4? answer 4. Question 5?"
+    assert len(questions(folder)) == 3

@@ -99,7 +99,7 @@ def value_of(schema: dict[str, Any], caption: str) -> Any:
         return schema["const"]
     if schema.get("type") == "object":
         return {name: value_of(one, caption) for name, one in schema["properties"].items()} | (
-            {"question": f"What is told by {caption.split()[-1].strip('.')}?"}
+            {"question": f"What is told by {caption.rsplit(maxsplit=1)[-1].strip('.')}?"}
             if "question" in schema["properties"]
             else {}
         )

@@ -244,8 +244,11 @@ def test_thresholds_are_those_of_the_settings() -> None:
 
 def test_caption_problem_knows_what_is_switched_off() -> None:
     assert caption_problem(source(CHEST), SETTINGS) is None
-    assert caption_problem(source("Axial FLAIR"), SETTINGS) == "the caption has 2 words"
-    assert "placeholder" in (caption_problem(source("lorem ipsum dolor sit"), SETTINGS) or "")
+    short = Verdict(screen="short_caption", passed=False, detail="the caption has 2 words")
+    assert caption_problem(source("Axial FLAIR"), SETTINGS) == short
+    placeholder = caption_problem(source("lorem ipsum dolor sit"), SETTINGS)
+    assert placeholder is not None
+    assert placeholder.screen == "placeholder_caption"
     assert caption_problem(source("Axial FLAIR"), ScreenSettings(off=("short_caption",))) is None
 
 

@@ -14,7 +14,7 @@ from form_endpoint import FormEndpoint
 from PIL import Image
 
 from radvqa.data import open_dataset
-from radvqa.errors import DataError, ModelError, RunError
+from radvqa.errors import DataError, ModelError, RecipeError, RunError
 from radvqa.recipe import SynthRecipe, parse_synth_recipe
 from radvqa.run.folder import SynthFolder
 from radvqa.run.progress import Progress
@@ -58,9 +58,10 @@ def recipe_of(corpus: Path, output: Path, **changes: Any) -> SynthRecipe:
 
 
 def made(recipe: SynthRecipe) -> SynthFolder:
-    folder = synthesise(recipe, command="test", progress=Progress(quiet=True))
-    folder.unlock()
-    return folder
+    try:
+        return synthesise(recipe, command="test", progress=Progress(quiet=True))
+    finally:
+        SynthFolder(recipe.output / f"{recipe.name}_{recipe.digest()}", recipe).unlock()
 
 
 def content_of(folder: Path) -> dict[str, str]:
@@ -141,7 +142,6 @@ def test_failures_are_asked_again_and_nothing_else(corpus: Path, tmp_path: Path)
         recipe = recipe_of(corpus, tmp_path / "runs", generator=generator)
         with pytest.raises(RunError, match="2 requests about 12 captions"):
             made(recipe)
-        SynthFolder.open(recipe.output / f"{recipe.name}_{recipe.digest()}").unlock()
         lenient = recipe.model_copy(update={"most_failed": 0.5})
         endpoint.fail = {caption for caption in endpoint.fail if " 3 " in caption}
         folder = made(lenient)
@@ -178,9 +178,73 @@ def test_a_changed_prompt_is_asked_and_an_unchanged_one_is_not(corpus: Path, tmp
     assert {pair.origin.prompt_sha256 for pair in pairs if pair.origin.backend == "endpoint"} == {digest}
 
 
+def test_a_caption_that_says_nothing_is_not_asked_and_not_lost(corpus: Path, tmp_path: Path) -> None:
+    write_captions(corpus, 6)
+    table = corpus / "captions.jsonl"
+    lines = [json.loads(line) for line in table.read_text().splitlines()]
+    lines[0]["caption"], lines[1]["caption"] = "Chest CT", "Replace this - DESCRIPTION OF THE IMAGE OR FINDINGS."
+    table.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with FormEndpoint() as endpoint:
+        generator = {"backend": "endpoint", "url": endpoint.url, "model": "stub"}
+        folder = made(recipe_of(corpus, tmp_path / "runs", generator=generator))
+    summary = json.loads(folder.file("summary.json").read_text())
+    assert endpoint.asked.total() == summary["captions"]["asked"] == 4
+    assert summary["captions"]["rejected"] == {"placeholder_caption": 1, "short_caption": 1}
+
+
+def test_a_finished_synthesis_asks_again_for_what_failed_until_readers_have_judged(
+    corpus: Path, tmp_path: Path
+) -> None:
+    write_captions(corpus, 6)
+    with FormEndpoint() as endpoint:
+        endpoint.fail = {f"Axial CT 3 shows a {FINDINGS[3]} in the {SIDES[1]} chest."}
+        generator = {"backend": "endpoint", "url": endpoint.url, "model": "stub", "attempts": 1}
+        recipe = recipe_of(corpus, tmp_path / "runs", generator=generator, most_failed=0.5)
+        made(recipe)
+        endpoint.fail = set()
+        folder = made(recipe)
+        assert json.loads(folder.file("summary.json").read_text())["captions"]["failed"] == {}
+        assert endpoint.asked.total() == 7
+        made(recipe)
+        assert endpoint.asked.total() == 7
+    folder.file("report.html").unlink()
+    made(recipe)
+    assert folder.file("report.html").is_file()
+    (folder.path / "review").mkdir()
+    folder.file("review/decisions.jsonl").write_text("")
+    folder.forget("synth")
+    with pytest.raises(RunError, match="readers have judged"):
+        made(recipe)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"screens": {"off": ["measurment"]}}, "did you mean 'measurement'"),
+        ({"styles": ["fancy"]}, "no style called 'fancy'"),
+        (
+            {"generator": {"backend": "llama_cpp", "model": "absent.gguf"}, "questions": {"no": 1}},
+            "not be asked anything",
+        ),
+        ({"generator": {"backend": "llama_cpp", "prompt": "slots@9"}}, "slots@9"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_asked(
+    corpus: Path, tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    write_captions(corpus, 2)
+    with pytest.raises(RecipeError, match=told):
+        made(recipe_of(corpus, tmp_path / "runs", **changes))
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_data_set_without_captions_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no caption to ask about"):
-        made(recipe_of(tmp_path, tmp_path / "runs", captions={"adapter": "phantom", "count": {"train": 1, "val": 0, "test": 0}}))
+        made(
+            recipe_of(
+                tmp_path, tmp_path / "runs", captions={"adapter": "phantom", "count": {"train": 1, "val": 0, "test": 0}}
+            )
+        )
 
 
 @pytest.mark.parametrize("kills", [1, 3])

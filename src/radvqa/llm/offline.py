@@ -218,7 +218,7 @@ class OfflineVllm:
             sampling=sampling,
             identity=ModelIdentity(
                 backend="vllm",
-                name=folder.resolve().name if folder.is_dir() else model,
+                name=folder.resolve().name if folder.is_dir() else f"{model}@{revision}" if revision else model,
                 digest=digest,
                 sampling=sampling,
                 facts=facts | _installed("vllm"),

@@ -101,7 +101,7 @@ def _values(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
         raise RecipeError(
             "recipe is not a mapping",
             where=str(path),
-            expected="keys such as name, datasets, stages",
+            expected="keys and values, such as name: trial",
             got=type(values).__name__,
         )
     for override in overrides:

@@ -67,11 +67,13 @@ class Generator(Section):
 
     @model_validator(mode="after")
     def _fits_the_backend(self) -> "Generator":
+        if self.backend != "endpoint" and self.url is not None:
+            raise ValueError("url is that of an endpoint; set backend: endpoint")
         if self.backend == "endpoint" and self.url is None:
             raise ValueError("backend: endpoint needs url, such as http://localhost:8000/v1")
         if self.backend in ("endpoint", "offline_vllm") and self.model == "embedded":
             raise ValueError(f"backend: {self.backend} needs model, the name that it is known by there")
-        if self.backend == "offline_vllm" and self.revision is None and not self.model.startswith((".", "/")):
+        if self.backend == "offline_vllm" and self.revision is None and not self.model.startswith((".", "/", "~")):
             raise ValueError(f"{self.model!r} is a hub name and needs revision: <commit>")
         return self
 

@@ -32,8 +32,8 @@ def request_key(request: Request, identity: ModelIdentity) -> str:
 def ask(requests: Iterable[Request], model: TextModel, journal: Journal, *, total: int, progress: Progress) -> None:
     """Ask for everything that the journal does not have yet.
 
-    Requests of equal content are asked once; so are those that an earlier start asked, unless it got a failure that
-    may pass. Keys must be those of ``request_key``.
+    Requests of equal content are asked once. What an earlier start got a reply to is not asked again; what failed is,
+    since a larger context or a mended server may answer it now. Keys must be those of ``request_key``.
 
     Raises:
         ModelError: the model cannot be used at all; what was answered is in the journal.
@@ -56,15 +56,10 @@ def outcome_of(entry: Mapping[str, Any]) -> Outcome:
     return outcome
 
 
-def is_settled(entry: Mapping[str, Any]) -> bool:
-    """Whether an entry stands: a reply, or a failure that the same request would have again."""
-    return entry["kind"] == "reply" or not entry["again"]
-
-
 def _unanswered(requests: Iterable[Request], journal: Journal, tick: Advance) -> Iterator[Request]:
     drawn = set()
     for request in requests:
-        if request.key in drawn or (request.key in journal and is_settled(journal[request.key])):
+        if request.key in drawn or (request.key in journal and journal[request.key]["kind"] == "reply"):
             tick(1)
             continue
         drawn.add(request.key)

@@ -1,19 +1,26 @@
 """From the drafts of all captions to pairs: negatives by rule, screens over the whole set, ids and provenance."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import cycle
 
 from radvqa.llm import ModelIdentity
 from radvqa.recipe import SynthRecipe
 from radvqa.sample import CaptionedImage, VqaSample
-from radvqa.synth.drafts import RULES, Draft, DraftedCaption, SlotReject, caption_sha256, screened
-from radvqa.synth.pair import Candidate, Origin, Source, SyntheticPair, Verdict
+from radvqa.synth.drafts import (
+    RULES,
+    Draft,
+    DraftedCaption,
+    SlotReject,
+    caption_sha256,
+    screened,
+    subject_of,
+)
+from radvqa.synth.pair import Origin, Source, SyntheticPair, Verdict
 from radvqa.synth.rules import balanced_negatives
 from radvqa.synth.screens import ScreenSettings, reason_of
 from radvqa.synth.set_screens import screen_set
-from radvqa.synth.vocabulary import find_terms, vocabulary_digest
+from radvqa.synth.vocabulary import vocabulary_digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,51 +68,17 @@ def _negatives(
     passed = [draft.candidate for one in drafts for draft in one.drafts if not reason_of(draft.verdicts)]
     made = balanced_negatives(
         [one.source for one in drafts if one.source.text],
-        Counter(_subject(one) for one in passed if one.slot == "yes"),
-        already_no=Counter(_subject(one) for one in passed if one.slot == "no"),
+        Counter(subject_of(one) for one in passed if one.slot == "yes"),
+        already_no=Counter(subject_of(one) for one in passed if one.slot == "no"),
         per_caption=wanted,
         styles=recipe.styles,
         seed=recipe.seed,
     )
     sources = {one.source.caption_id: one.source for one in drafts}
-    worded = _worded_alike(made, passed)
     return {
         caption_id: [screened(one, sources[caption_id], settings, prompt=RULES) for one in candidates]
-        for caption_id, candidates in worded.items()
+        for caption_id, candidates in made.items()
     }
-
-
-def _worded_alike(
-    negatives: Mapping[str, Sequence[Candidate]], passed: Sequence[Candidate]
-) -> dict[str, list[Candidate]]:
-    """The negatives, asked in words in which a model asked for the same and the answer was yes.
-
-    Otherwise the wording would tell the answer: that of a rule no, that of a model yes. Each wording is used in turn,
-    in an order that hangs on the questions alone.
-    """
-    wordings: dict[str, list[str]] = defaultdict(list)
-    for one in passed:
-        if one.slot == "yes" and one.basis == "model":
-            wordings[_subject(one)].append(one.question)
-    turns = {subject: cycle(sorted(questions)) for subject, questions in wordings.items()}
-    return {
-        caption_id: [
-            replace(one, question=next(turns[one.subject]), style="") if one.subject in turns else one
-            for one in negatives[caption_id]
-        ]
-        for caption_id in sorted(negatives)
-    }
-
-
-def _subject(candidate: Candidate) -> str:
-    """What is asked for; where a model wrote the question, the first finding in it, else the first other term."""
-    if candidate.subject:
-        return candidate.subject
-    mentions = find_terms(candidate.question)
-    findings = [mention for mention in mentions if mention.term.category == "finding"]
-    others = [mention for mention in mentions if mention.term.category in ("modality", "plane", "organ")]
-    found = findings or others
-    return found[0].term.name if found else ""
 
 
 def _named(drafts: Sequence[Draft], caption: CaptionedImage) -> list[tuple[str, Draft]]:
@@ -155,7 +128,7 @@ def _pair(
         slot=candidate.slot,
         style=candidate.style,
         basis=candidate.basis,
-        subject=_subject(candidate),
+        subject=subject_of(candidate),
         origin=Origin(
             caption_id=source.caption_id,
             caption_sha256=caption_sha256(source),

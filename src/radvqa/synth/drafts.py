@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from radvqa.llm import Reply
 from radvqa.synth.pair import Candidate, Slot, Source, Verdict
@@ -10,6 +10,8 @@ from radvqa.synth.parse import ParseReject, parse_reply
 from radvqa.synth.prompt import Prompt
 from radvqa.synth.rules import positive_candidates
 from radvqa.synth.screens import ScreenSettings, screen_pair
+from radvqa.synth.vocabulary import find_terms
+from radvqa.synth.wording import presence_question
 
 RULES = "rules@1"
 """What stands in place of a prompt for pairs that a rule made; raise it when a rule makes other pairs."""
@@ -54,6 +56,9 @@ class Drafting:
     styles: tuple[str, ...]
     screens: ScreenSettings
     seed: int
+    reword_yes: bool = False
+    """Whether a rule words the yes questions of a model, as it words the no questions that are added to them. Else the
+    wording would tell the answer: specific words of a model yes, plain ones of a rule no."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,8 +109,29 @@ def _read(source: Source, asked: Asked, reply: Reply, drafting: Drafting) -> tup
         styles=drafting.styles,
         seed=drafting.seed,
     )
+    if drafting.reword_yes:
+        candidates = tuple(_reworded(one, source, drafting) if one.slot == "yes" else one for one in candidates)
     drafts = [screened(one, source, drafting.screens, prompt=asked.prompt.name, reply=reply.text) for one in candidates]
     return drafts, [_slot_reject(one, source, asked.prompt, reply) for one in misses]
+
+
+def subject_of(candidate: Candidate) -> str:
+    """What is asked for; where a model wrote the question, the first finding in it, ``""`` if there is none."""
+    if candidate.subject:
+        return candidate.subject
+    findings = (one.term.name for one in find_terms(candidate.question) if one.term.category == "finding")
+    return next(findings, "")
+
+
+def _reworded(candidate: Candidate, source: Source, drafting: Drafting) -> Candidate:
+    """The candidate asked in the words of a rule, if its finding is known; the licence of the caption is asked anew."""
+    subject = subject_of(candidate)
+    if not subject:
+        return candidate
+    seed = int.from_bytes(hashlib.sha256(f"{drafting.seed}\0{source.caption_id}\0{subject}".encode()).digest()[:4])
+    style = drafting.styles[seed % len(drafting.styles)]
+    question = presence_question(subject, style=style, seed=seed, category="finding")
+    return replace(candidate, question=question, style=style, subject=subject)
 
 
 def _slot_reject(miss: ParseReject, source: Source, prompt: Prompt, reply: Reply) -> SlotReject:

@@ -522,8 +522,5 @@ def _has_room(taken: Sequence[Term], term: Term, per_caption: int) -> bool:
     )
 
 
-_REGION_NAMES: frozenset[str] = frozenset()
-
-
 def _hash(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256("|".join(map(str, parts)).encode()).digest()[:8])

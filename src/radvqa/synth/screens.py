@@ -74,11 +74,11 @@ def reason_of(verdicts: Iterable[Verdict]) -> str:
     return next((verdict.screen for verdict in verdicts if not verdict.passed), "")
 
 
-def caption_problem(source: Source, settings: ScreenSettings) -> str | None:
-    """Why nothing can be asked about the words of a caption; None where something can."""
+def caption_problem(source: Source, settings: ScreenSettings) -> Verdict | None:
+    """The screen by which nothing can be asked about the words of a caption; None where something can."""
     for name, problem in (("placeholder_caption", _placeholder(source)), ("short_caption", _short(source, settings))):
         if problem is not None and name not in settings.off:
-            return problem
+            return Verdict(screen=name, passed=False, detail=problem)
     return None
 
 
@@ -374,7 +374,14 @@ PAIR_SCREENS: Mapping[str, Screen] = MappingProxyType(
 )
 """All pair screens by name, in the order in which a reason is looked for."""
 
-SET_SCREENS = ("contradiction", "duplicate", "near_duplicate", "answerable_without_image", "yes_no_balance")
+SET_SCREENS = (
+    "contradiction",
+    "duplicate",
+    "near_duplicate",
+    "broken_dialogue",
+    "answerable_without_image",
+    "yes_no_balance",
+)
 """Names of the screens that look at all pairs together; ``radvqa.synth.set_screens`` runs them in this order."""
 
 SCREEN_NAMES: tuple[str, ...] = (*PAIR_SCREENS, *SET_SCREENS)

@@ -1,7 +1,7 @@
 """Screens over the whole set, one after another, and what every screen removed."""
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
 from radvqa.synth.balance import answerable_without_image, yes_no_balance
@@ -38,6 +38,7 @@ def screen_set(
     stages.apply("contradiction", contradictions(stages.left))
     stages.apply("duplicate", duplicates(stages.left))
     _near_duplicates(stages, settings, embed)
+    stages.apply("broken_dialogue", _broken_dialogues(pairs, {one.sample_id for one in stages.left}))
     if "answerable_without_image" not in settings.off:
         known = answerable_without_image(
             stages.left, least_groups=settings.prior_groups, share=settings.prior_share, seed=settings.seed
@@ -69,6 +70,20 @@ def screen_statistics(verdicts: Iterable[Sequence[Verdict]]) -> tuple[ScreenStat
         for name in SCREEN_NAMES
         if seen[name]
     )
+
+
+def _broken_dialogues(pairs: Sequence[SyntheticPair], left: Set[str]) -> dict[str, str]:
+    """The turns whose earlier turns are not all left: nobody could know what they refer to."""
+    turns: dict[str, list[SyntheticPair]] = defaultdict(list)
+    for pair in pairs:
+        if pair.sample.dialogue_id and pair.sample.sample_id in left:
+            turns[pair.sample.dialogue_id].append(pair)
+    return {
+        pair.sample.sample_id: f"turn {pair.sample.turn} without the {pair.sample.turn - 1} before it"
+        for chain in turns.values()
+        for place, pair in enumerate(sorted(chain, key=lambda pair: pair.sample.turn), start=1)
+        if pair.sample.turn != place
+    }
 
 
 class _Stages:

@@ -13,7 +13,7 @@ from radvqa.synth.assembly import Made
 from radvqa.synth.balance import question_only_floor
 from radvqa.synth.captions import Selection
 from radvqa.synth.pair import SLOTS, SyntheticPair
-from radvqa.synth.screens import SCREEN_NAMES
+from radvqa.synth.set_screens import screen_statistics
 
 MOST_FREQUENT = 15
 
@@ -91,19 +91,9 @@ def _slot(slot: str, made: Made) -> dict[str, int]:
 
 def screen_counts(pairs: Sequence[SyntheticPair]) -> dict[str, dict[str, int]]:
     """For each screen: pairs it saw, pairs it failed, and pairs that no other screen failed."""
-    seen: Counter[str] = Counter()
-    failed: Counter[str] = Counter()
-    alone: Counter[str] = Counter()
-    for pair in pairs:
-        seen.update(verdict.screen for verdict in pair.verdicts)
-        wrong = [verdict.screen for verdict in pair.verdicts if not verdict.passed]
-        failed.update(wrong)
-        if len(wrong) == 1:
-            alone[wrong[0]] += 1
     return {
-        name: {"seen": seen[name], "failed": failed[name], "failed_alone": alone[name]}
-        for name in SCREEN_NAMES
-        if seen[name]
+        one.screen: {"seen": one.seen, "failed": one.failed, "failed_alone": one.failed_alone}
+        for one in screen_statistics(pair.verdicts for pair in pairs)
     }
 
 

@@ -12,7 +12,8 @@
       report.html  review/  provenance.json
 
 The files hang on the recipe, the data and the replies alone: two starts, or one that was killed and resumed, write
-equal bytes, but for ``account.json`` and ``provenance.json``, which tell of time.
+equal bytes, but for ``account.json``, ``provenance.json``, ``command.txt`` and the report, which tell of time, place
+and starts.
 """
 
 import hashlib
@@ -26,13 +27,14 @@ from functools import partial
 from pathlib import Path
 
 from radvqa.data import DatasetAdapter, open_entry
-from radvqa.data.adapters.synthetic import PAIRS, SUMMARY
-from radvqa.errors import DataError, RunError
+from radvqa.data.adapters.synthetic import DECISIONS, PAIRS, SUMMARY
+from radvqa.errors import DataError, RecipeError, RunError
 from radvqa.llm import Failure, ModelIdentity, Reply, Request, Sampling
 from radvqa.llm.account import Account
 from radvqa.llm.opening import open_text_model
 from radvqa.recipe import SynthRecipe
-from radvqa.records import write_json, write_records
+from radvqa.recipe.sections import did_you_mean
+from radvqa.records import read_records, write_json, write_records
 from radvqa.run.engine import LocalEngine
 from radvqa.run.folder import SynthFolder
 from radvqa.run.journal import Journal
@@ -46,11 +48,12 @@ from radvqa.synth.drafts import RULES, Asked, DraftedCaption, Drafting, drafted
 from radvqa.synth.pair import Source, SyntheticPair
 from radvqa.synth.prompt import load_prompt
 from radvqa.synth.report import write_report
-from radvqa.synth.screens import ScreenSettings, caption_problem
+from radvqa.synth.screens import SCREEN_NAMES, ScreenSettings, caption_problem
 from radvqa.synth.summary import summarise
 from radvqa.synth.vocabulary import vocabulary_digest
+from radvqa.synth.wording import STYLES
 
-REPLIES = "replies"
+REPLIES, FAILURES, REPORT = "replies", "failures.jsonl", "report.html"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,23 +76,24 @@ def synthesise(recipe: SynthRecipe, *, command: str, progress: Progress) -> Synt
         RunError: a file cannot be written, or too many captions have no reply. All replies so far are kept.
     """
     process_start()
+    asked = _asked(recipe)
+    _require_known_names(recipe)
     folder = SynthFolder.create(recipe, command=command)
     adapter = open_entry(recipe.captions, name="captions")
-    asked = _asked(recipe)
     inputs = {
         **_same_captions(folder, adapter),
         **{f"prompt {one.prompt.name}": one.prompt.digest for one in asked},
         "vocabulary": vocabulary_digest(),
     }
-    if folder.is_done("synth", inputs):
+    if folder.is_done("synth", inputs) and not _may_be_asked_again(folder):
         progress.say("nothing to do: this synthesis is finished")
+        if not folder.file(REPORT).is_file():
+            write_report(folder.path)
         return folder
+    _make_way(folder)
     selection = _selected(recipe, adapter, progress=progress)
     sources = [source_of(one, recipe.facts) for one in selection.captions]
-    write_records(folder.file("captions.jsonl"), sources)
-    write_records(folder.file("rejected_captions.jsonl"), selection.rejects)
     answered = _answered(recipe, sources, asked, progress=progress)
-    write_records(folder.file("failures.jsonl"), answered.failures)
     _require_replies(recipe, answered, len(sources))
     drafts = _drafted(recipe, sources, asked, answered, progress=progress)
     made = assemble(
@@ -100,11 +104,50 @@ def synthesise(recipe: SynthRecipe, *, command: str, progress: Progress) -> Synt
         identity=answered.identity,
         settings=_screen_settings(recipe),
     )
-    _write(folder, adapter, selection=selection, answered=answered, made=made)
+    _write(folder, adapter, sources=sources, selection=selection, answered=answered, made=made)
     folder.mark_done("synth", inputs)
     page = write_report(folder.path)
     progress.say(f"report: {page}")
     return folder
+
+
+def _may_be_asked_again(folder: SynthFolder) -> bool:
+    """Whether a finished synthesis has captions without a reply, and no reader has looked at its pairs yet."""
+    return bool(read_records(folder.file(FAILURES), Failure)) and not folder.file(DECISIONS).is_file()
+
+
+def _make_way(folder: SynthFolder) -> None:
+    """Take the mark of an earlier synthesis with another prompt or vocabulary away, unless readers have judged it.
+
+    Raises:
+        RunError: they have: their decisions would be taken for decisions about other pairs.
+    """
+    if folder.file(DECISIONS).is_file():
+        raise RunError(
+            "readers have judged the pairs in this folder, and other ones would be written now",
+            where=str(folder.path),
+            expected="the prompts and the vocabulary that those pairs were made with",
+            got="a changed prompt file, or another version of the vocabulary",
+            fix="move the folder away; all replies that still hold are used again",
+        )
+    folder.forget("synth")
+
+
+def _require_known_names(recipe: SynthRecipe) -> None:
+    """Refuse screens and styles that do not exist before anything is asked."""
+    for what, key, names, known in (
+        ("screen", "screens.off", recipe.screens.off, SCREEN_NAMES),
+        ("style", "styles", recipe.styles, STYLES),
+    ):
+        for name in names:
+            if name not in known:
+                raise RecipeError(
+                    f"there is no {what} called {name!r}{did_you_mean(name, known)}",
+                    where=key,
+                    expected=f"one of {', '.join(known)}",
+                    got=repr(name),
+                    fix="correct this key of the recipe; see docs/synthesis.md",
+                )
 
 
 def read_pairs(folder: SynthFolder) -> tuple[list[SyntheticPair], dict[str, str]]:
@@ -113,8 +156,6 @@ def read_pairs(folder: SynthFolder) -> tuple[list[SyntheticPair], dict[str, str]
     Raises:
         RunError: the synthesis is not finished.
     """
-    from radvqa.records import read_records
-
     if "synth" not in folder.done_steps():
         raise RunError(
             "this synthesis is not finished",
@@ -155,6 +196,7 @@ def _selected(recipe: SynthRecipe, adapter: DatasetAdapter, *, progress: Progres
         shared=recipe.shared_captions,
         limit=recipe.limit,
         seed=recipe.seed,
+        problem=lambda caption: caption_problem(source_of(caption, recipe.facts), _screen_settings(recipe)),
     )
     reasons = Counter(one.reason for one in selection.rejects)
     told = ", ".join(f"{number:,} {reason}" for reason, number in reasons.items())
@@ -182,6 +224,16 @@ def _asked(recipe: SynthRecipe) -> tuple[Asked, ...]:
     if recipe.dialogues:
         prompt = load_prompt(recipe.generator.dialogue_prompt)
         asked.append(Asked(prompt=prompt, counts={"open": recipe.dialogues}))
+    for one in asked:
+        one.prompt.asked(one.counts)
+    if not asked:
+        raise RecipeError(
+            "the language model would not be asked anything",
+            where="questions",
+            expected="a slot beside no, whose questions a rule writes",
+            got=", ".join(recipe.questions),
+            fix="add a slot, set negatives: model, or set generator.backend: rules",
+        )
     return tuple(asked)
 
 
@@ -195,15 +247,14 @@ def _answered(
     began = time.monotonic()
     with closing(open_text_model(recipe.generator, seed=recipe.seed, say=progress.say)) as model:
         identity = model.identity
-        with Journal(_journal_path(recipe, asked, identity)) as journal:
+        with Journal(_journal_path(recipe, identity)) as journal:
             if journal.cut_bytes:
                 progress.say(f"  the last reply was cut off by a kill ({journal.cut_bytes} bytes) and is asked again")
-            requests = (
-                _request(one, source, identity) for source in sources if _is_asked(source, recipe) for one in asked
-            )
+            requests = (_request(one, source, identity) for source in sources for one in asked)
             ask(requests, model, journal, total=len(sources) * len(asked), progress=progress)
             seconds = time.monotonic() - began
-            return _collected(recipe, sources, asked, identity, journal, seconds=seconds)
+            # Only now is known whether the endpoint could hold replies to a schema.
+            return _collected(recipe, sources, asked, model.identity, journal, seconds=seconds)
 
 
 def _collected(
@@ -232,7 +283,8 @@ def _collected(
                 counted.add(key)
             if isinstance(outcome, Failure):
                 # Time and attempts differ from start to start.
-                failures.append(replace(outcome, key=f"{source.caption_id} {one.prompt.name}", seconds=0.0))
+                key = f"{source.caption_id} {one.prompt.name}"
+                failures.append(replace(outcome, key=key, attempts=0, seconds=0.0))
             found.append(outcome if isinstance(outcome, Reply) else None)
         replies.append(tuple(found))
     return Answered(
@@ -247,14 +299,9 @@ def _request(asked: Asked, source: Source, identity: ModelIdentity) -> Request:
     return replace(request, key=request_key(request, identity))
 
 
-def _is_asked(source: Source, recipe: SynthRecipe) -> bool:
-    """Whether a caption is worth a request: one that says nothing is rejected whatever a model makes of it."""
-    return caption_problem(source, _screen_settings(recipe)) is None
-
-
-def _journal_path(recipe: SynthRecipe, asked: Sequence[Asked], identity: ModelIdentity) -> Path:
-    """One journal for each model and set of prompts, so that recipes with other screens find the replies again."""
-    content = [identity.name, identity.digest, asdict(identity.sampling), *(one.prompt.digest for one in asked)]
+def _journal_path(recipe: SynthRecipe, identity: ModelIdentity) -> Path:
+    """One journal for each model and way of sampling, so that other recipes find the replies again."""
+    content = [identity.name, identity.digest, asdict(identity.sampling)]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
     return recipe.output / REPLIES / f"{identity.backend}-{digest}.jsonl"
 
@@ -281,6 +328,7 @@ def _drafted(
         styles=recipe.styles,
         screens=_screen_settings(recipe),
         seed=recipe.seed,
+        reword_yes=recipe.negatives == "rule",
     )
     items = zip(sources, answered.replies, strict=True)
     found: list[DraftedCaption] = []
@@ -310,9 +358,18 @@ def _rules_identity() -> ModelIdentity:
 
 
 def _write(
-    folder: SynthFolder, adapter: DatasetAdapter, *, selection: Selection, answered: Answered, made: Made
+    folder: SynthFolder,
+    adapter: DatasetAdapter,
+    *,
+    sources: Sequence[Source],
+    selection: Selection,
+    answered: Answered,
+    made: Made,
 ) -> None:
     recipe = folder.recipe
+    write_records(folder.file("captions.jsonl"), sources)
+    write_records(folder.file("rejected_captions.jsonl"), selection.rejects)
+    write_records(folder.file(FAILURES), answered.failures)
     for split in recipe.splits:
         pairs = [one for one in made.kept if one.sample.split == split]
         write_records(folder.file(f"{PAIRS}/{split}.jsonl"), pairs)
@@ -326,6 +383,6 @@ def _write(
     }
     summary = summarise(made, selection, answered.failures, answered.identity, recipe=recipe, source=source)
     write_json(folder.file(SUMMARY), summary)
-    write_json(folder.file("account.json"), {**answered.account.as_dict(), "wall_seconds": answered.seconds})
+    write_json(folder.file("account.json"), answered.account.as_dict(wall_seconds=answered.seconds))
     extra = {"seed": recipe.seed, "model": asdict(answered.identity)}
     write_json(folder.file("provenance.json"), collect_provenance(files=adapter.sources(), extra=extra))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +36,8 @@ class SyntheticDataset(DatasetAdapter):
 
     * A pair keeps split and group of its caption; ``synthetic`` is true.
     * A later turn of a dialogue is asked with the earlier turns in front of it (``dialogues: join``), as it stands
-      (``leave``), or not at all (``drop``: a reject ``later_turn``).
+      (``leave``), or not at all (``drop``: a reject ``later_turn``). Where an earlier turn is left out, the later ones
+      are rejects ``broken_dialogue``.
     * What reviewers rejected is a reject ``reviewer_rejected``, and what they edited is read as edited
       (``review: apply``); ``accepted`` reads only what a reviewer accepted or edited, ``ignore`` what the screens kept.
     * ``screens: ignore`` reads what the screens removed as well, for comparisons; ``size`` draws so many pairs of a
@@ -112,7 +114,7 @@ class SyntheticDataset(DatasetAdapter):
                 got=repr(split),
                 fix="choose a split that is there, or add it to splits in the recipe of the synthesis",
             )
-        earlier: dict[str, str] = {}
+        earlier: dict[str, list[VqaSample]] = defaultdict(list)
         items = items_of(self._table_rows(split), lambda row: self._items(row, earlier))
         if self._size is None:
             yield from items
@@ -128,14 +130,15 @@ class SyntheticDataset(DatasetAdapter):
                 yield one
 
     def _table_rows(self, split: Split) -> Iterator[Row]:
-        yield from read_json_lines(self._table(split))
-        if self._screens == "ignore":
-            for row in read_json_lines(self.root / REJECTED):
-                fields = row.values.get("sample")
-                if not isinstance(fields, dict) or fields.get("split") == split:
-                    yield row
+        if self._screens == "apply":
+            yield from read_json_lines(self._table(split))
+            return
+        rows = list(read_json_lines(self._table(split)))
+        rows += [row for row in read_json_lines(self.root / REJECTED) if _fields(row).get("split", split) == split]
+        # Each turn of a dialogue behind the one before, wherever it was written.
+        yield from sorted(rows, key=_turn_of)
 
-    def _items(self, row: Row, earlier: dict[str, str]) -> Iterator[Item]:
+    def _items(self, row: Row, earlier: dict[str, list[VqaSample]]) -> Iterator[Item]:
         sample = _sample(row)
         decided = self._decided.get(sample.sample_id)
         if decided is not None and decided["verdict"] == "reject":
@@ -150,17 +153,21 @@ class SyntheticDataset(DatasetAdapter):
             sample = replace(sample, question=str(decided["question"]), answers=(str(decided["answer"]),))
         yield from self._turn(sample, row, earlier)
 
-    def _turn(self, sample: VqaSample, row: Row, earlier: dict[str, str]) -> Iterator[Item]:
-        if not sample.dialogue_id or self._dialogues == "leave":
+    def _turn(self, sample: VqaSample, row: Row, earlier: dict[str, list[VqaSample]]) -> Iterator[Item]:
+        if not sample.dialogue_id:
             yield sample
             return
-        said = earlier.get(sample.dialogue_id, "")
-        earlier[sample.dialogue_id] = f"{said}{sample.question} {sample.answers[0]}. "
+        said = earlier[sample.dialogue_id]
         if sample.turn > 1 and self._dialogues == "drop":
             detail = f"turn {sample.turn} of a dialogue; only first turns were asked for"
             yield Reject(sample_id=sample.sample_id, reason="later_turn", where=row.where, detail=detail)
-            return
-        yield replace(sample, question=said + sample.question)
+        elif sample.turn != len(said) + 1:
+            detail = f"turn {sample.turn} of a dialogue of which an earlier turn is not read"
+            yield Reject(sample_id=sample.sample_id, reason="broken_dialogue", where=row.where, detail=detail)
+        else:
+            before = "".join(f"{one.question} {one.answers[0]}. " for one in said)
+            said.append(sample)
+            yield replace(sample, question=before + sample.question) if self._dialogues == "join" else sample
 
     def _table(self, split: Split) -> Path:
         return self.root / PAIRS / f"{split}.jsonl"
@@ -173,10 +180,21 @@ def _drawing_order(sample_id: str) -> bytes:
     return hashlib.sha256(sample_id.encode()).digest()
 
 
-def _sample(row: Row) -> VqaSample:
+def _fields(row: Row) -> dict[str, Any]:
+    """What is under ``sample``; empty where it is no object, which reading the row tells."""
     fields = row.values.get("sample")
-    if not isinstance(fields, dict):
-        raise RowError("missing_key", f"'sample' should hold the question, got {shown(fields)}")
+    return fields if isinstance(fields, dict) else {}
+
+
+def _turn_of(row: Row) -> int:
+    turn = _fields(row).get("turn")
+    return turn if isinstance(turn, int) else 0
+
+
+def _sample(row: Row) -> VqaSample:
+    fields = _fields(row)
+    if not fields:
+        raise RowError("missing_key", f"'sample' should hold the question, got {shown(row.values.get('sample'))}")
     try:
         # In JSON mode, where the strict mode takes a list for a tuple but no number for text.
         sample: VqaSample = _SAMPLE.validate_json(json.dumps(fields), strict=True)

@@ -22,6 +22,7 @@ SCREENS: Mapping[str, str] = {
     "contradiction": "Removes pairs about one picture that contradict each other.",
     "duplicate": "Removes a question that was asked of the same picture before.",
     "near_duplicate": "Removes a question that asks the same of the same picture in other words.",
+    "broken_dialogue": "Removes later turns of a dialogue of which an earlier turn was removed.",
     "answerable_without_image": "Removes questions that get nearly the same answer whatever the picture.",
     "yes_no_balance": "Removes yes or no answers, drawn by the seed, until neither is favoured; nothing is wrong with "
     "these pairs.",
