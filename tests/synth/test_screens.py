@@ -14,6 +14,7 @@ from radvqa.synth.screens import (
     caption_problem,
     reason_of,
     screen_pair,
+    wrong_kind,
 )
 from radvqa.synth.set_screens import screen_statistics
 
@@ -202,7 +203,10 @@ PAIRS: list[tuple[str, str, str, str]] = [
 
 def test_the_table_is_long_enough_and_names_every_word_screen() -> None:
     assert len(PAIRS) >= 120
-    assert {name for *_, names in PAIRS for name in names.split()} == set(PAIR_SCREENS) - {"answer_not_licensed"}
+    assert {name for *_, names in PAIRS for name in names.split()} == set(PAIR_SCREENS) - {
+        "answer_not_licensed",
+        "wrong_kind",
+    }
 
 
 @pytest.mark.parametrize(("caption", "question", "answer", "expected"), PAIRS)
@@ -277,3 +281,28 @@ def test_no_text_breaks_a_screen(caption: str, question: str, answer: str, slot:
     verdicts = screen_pair(one, source(caption), SETTINGS)
     assert len(verdicts) == len(PAIR_SCREENS)
     assert verdicts == screen_pair(one, source(caption), SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("slot", "answer", "passes"),
+    [
+        ("organ", "liver", True),
+        ("organ", "appendicitis", False),
+        ("organ", "CT", False),
+        ("organ", "zonule of Zinn", True),
+        ("plane", "axial", True),
+        ("plane", "multiple", False),
+        ("modality", "T2-weighted MRI", True),
+        ("modality", "axial", False),
+        ("location", "right lower lobe", True),
+        ("location", "noncontrast CT", False),
+        ("location", "left", True),
+        ("finding", "pleural effusion", True),
+        ("finding", "no proximal vessel occlusion", False),
+        ("finding", "axial", False),
+        ("open", "axial", True),
+    ],
+)
+def test_an_answer_is_of_the_kind_that_is_asked_for(slot: str, answer: str, passes: bool) -> None:
+    one = Candidate(question="What is shown?", answer=answer, slot=slot)
+    assert (wrong_kind(one, source(CHEST), SETTINGS) is None) is passes

@@ -168,6 +168,34 @@ def _other_kind_of_answer(question: str, answer: str) -> str | None:
     return None
 
 
+def wrong_kind(candidate: Candidate, source: Source, settings: ScreenSettings) -> str | None:
+    """The answer is no value of its slot: a finding where an organ is asked for, a modality where a place is."""
+    if candidate.slot not in _KINDS:
+        return None
+    wanted, others = _KINDS[candidate.slot]
+    mentions = find_terms(candidate.answer)
+    findings = [one for one in mentions if one.term.category == "finding"]
+    if candidate.slot == "finding" and findings and all(one.negated for one in findings):
+        return f"{findings[0].text!r} is denied, so it is no finding"
+    found = {one.term.category for one in mentions}
+    if found & wanted or (others is not None and not found & others):
+        return None
+    return f"{candidate.answer!r} is no {candidate.slot}"
+
+
+_KINDS: Mapping[str, tuple[frozenset[str], frozenset[str] | None]] = MappingProxyType(
+    {
+        "modality": (frozenset({"modality"}), None),
+        "plane": (frozenset({"plane"}), None),
+        "organ": (frozenset({"organ"}), frozenset({"finding", "modality", "plane", "severity"})),
+        "finding": (frozenset({"finding"}), frozenset({"modality", "plane"})),
+        "location": (frozenset({"organ", "side"}), frozenset({"finding", "modality", "plane", "severity"})),
+    }
+)
+"""By slot: categories of the vocabulary of which an answer must hold one; where others are named, an answer without any
+known word passes too, since the vocabulary does not hold every organ and finding."""
+
+
 def long_answer(candidate: Candidate, source: Source, settings: ScreenSettings) -> str | None:
     """The answer has more words than it may: it is a sentence, and the exact match of a sentence tells little."""
     words = len(candidate.answer.split())
@@ -358,6 +386,7 @@ PAIR_SCREENS: Mapping[str, Screen] = MappingProxyType(
             placeholder_caption,
             short_caption,
             malformed_question,
+            wrong_kind,
             wrong_language,
             mentions_source,
             needs_history,

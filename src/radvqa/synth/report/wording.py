@@ -8,6 +8,7 @@ SCREENS: Mapping[str, str] = {
     "short_caption": "Removes pairs on captions with too few words to ask about.",
     "malformed_question": "Removes what is no question, is several at once, could be answered with anything, or whose "
     "answer is of another kind.",
+    "wrong_kind": "Removes answers that are no value of what is asked for, such as a finding for an organ.",
     "wrong_language": "Removes pairs that are not in English.",
     "mentions_source": "Removes pairs that speak of a caption, report or case, which nobody sees in the picture.",
     "needs_history": "Removes pairs on the patient, the course, cause or treatment of the disease.",
