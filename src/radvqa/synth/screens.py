@@ -29,7 +29,7 @@ from radvqa.synth.screen_words import (
     SPECULATION,
     SYMBOL,
 )
-from radvqa.synth.vocabulary import find_terms, term_named
+from radvqa.synth.vocabulary import find_terms, names_within, term_named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +177,9 @@ def wrong_kind(candidate: Candidate, source: Source, settings: ScreenSettings) -
     findings = [one for one in mentions if one.term.category == "finding"]
     if candidate.slot == "finding" and findings and all(one.negated for one in findings):
         return f"{findings[0].text!r} is denied, so it is no finding"
-    found = {one.term.category for one in mentions}
+    # A word alone may be a view ("lateral") that in a sentence is none; a finding may hold the name of its organ.
+    names = {candidate.answer, *names_within(candidate.answer)}
+    found = {term.category for term in map(term_named, names) if term is not None}
     if found & wanted or (others is not None and not found & others):
         return None
     return f"{candidate.answer!r} is no {candidate.slot}"
@@ -188,7 +190,7 @@ _KINDS: Mapping[str, tuple[frozenset[str], frozenset[str] | None]] = MappingProx
         "modality": (frozenset({"modality"}), None),
         "plane": (frozenset({"plane"}), None),
         "organ": (frozenset({"organ"}), frozenset({"finding", "modality", "plane", "severity"})),
-        "finding": (frozenset({"finding"}), frozenset({"modality", "plane"})),
+        "finding": (frozenset({"finding"}), frozenset({"plane"})),
         "location": (frozenset({"organ", "side"}), frozenset({"finding", "modality", "plane", "severity"})),
     }
 )
