@@ -59,6 +59,33 @@ def read_records(path: Path, record_type: type[T]) -> list[T]:
     return records
 
 
+def read_json(path: Path, kind: type[T]) -> T | None:
+    """The validated content of a JSON file that a step wrote, or None if there is no such file.
+
+    Raises:
+        RunError: it is damaged or from another version; names the field.
+    """
+    if not path.is_file():
+        return None
+    try:
+        value: T = TypeAdapter(kind).validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise RunError(
+            "a file of the folder is damaged or from another version of radvqa",
+            where=f"{path}, field {'.'.join(map(str, first['loc'])) or '(whole file)'}",
+            expected=first["msg"],
+            got=repr(first["input"])[:200],
+            fix="delete the file and run the step that writes it again",
+        ) from error
+    return value
+
+
+def read_optional(path: Path, kind: type[T]) -> list[T]:
+    """The records of a JSON Lines file, none if there is no such file. Raises ``DataError`` like ``read_records``."""
+    return read_records(path, kind) if path.is_file() else []
+
+
 def write_records(path: Path, records: Iterable[Any]) -> int:
     """Write dataclass records as JSON Lines in one atomic step and return how many there were.
 

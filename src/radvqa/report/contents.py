@@ -4,15 +4,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
 
 from radvqa.errors import RunError
-from radvqa.records import read_records
-
-T = TypeVar("T")
+from radvqa.records import read_json
 
 Effect = Literal["better", "worse", "unclear", "undefined"]
 
@@ -158,29 +155,6 @@ def read_summary(path: Path) -> RunSummary:
             fix="delete the file and run the evaluation again",
         )
     return summary
-
-
-def read_json(path: Path, kind: type[T]) -> T | None:
-    """The validated content of a JSON file, or None if there is no such file."""
-    if not path.is_file():
-        return None
-    try:
-        value: T = TypeAdapter(kind).validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise RunError(
-            "a file of the run folder is damaged or from another version of radvqa",
-            where=f"{path}, field {'.'.join(map(str, first['loc'])) or '(whole file)'}",
-            expected=first["msg"],
-            got=repr(first["input"])[:200],
-            fix="delete the file and run the step that writes it again",
-        ) from error
-    return value
-
-
-def read_optional(path: Path, kind: type[T]) -> list[T]:
-    """The records of a JSON Lines file, none if there is no such file."""
-    return read_records(path, kind) if path.is_file() else []
 
 
 def read_text(path: Path) -> str | None:

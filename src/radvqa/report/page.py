@@ -16,7 +16,7 @@ from radvqa.data.paths import path_inside
 from radvqa.errors import DataError
 from radvqa.evaluate.metrics import exact_match
 from radvqa.html import Picture, data_uri, page_environment, reason, thumbnail
-from radvqa.records import write_bytes, write_text
+from radvqa.records import read_json, read_optional, write_bytes, write_text
 from radvqa.report.contents import (
     UNDEFINED,
     Estimate,
@@ -25,8 +25,6 @@ from radvqa.report.contents import (
     Scores,
     SplitCounts,
     StageCounts,
-    read_json,
-    read_optional,
     read_summary,
     read_text,
     recipe_values,

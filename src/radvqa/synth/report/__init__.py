@@ -16,7 +16,7 @@ from jinja2 import Environment
 from radvqa.data.adapters.synthetic import PAIRS, SUMMARY
 from radvqa.html import Picture, page_environment, thumbnail
 from radvqa.llm import Failure
-from radvqa.records import write_text
+from radvqa.records import read_json, read_optional, write_text
 from radvqa.sample import Reject
 from radvqa.synth.drafts import SlotReject
 from radvqa.synth.pair import Source, SyntheticPair
@@ -26,8 +26,6 @@ from radvqa.synth.report.contents import (
     Spent,
     SynthSummary,
     flat,
-    read_json,
-    read_optional,
     read_recipe,
     read_summary,
     without_folders,

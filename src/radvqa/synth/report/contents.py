@@ -5,15 +5,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
 
 from radvqa.errors import RunError
-from radvqa.records import read_records
-
-T = TypeVar("T")
+from radvqa.records import read_json
 
 Counts = Mapping[str, int]
 
@@ -178,29 +175,6 @@ def read_summary(path: Path) -> SynthSummary:
             fix="run `radvqa synth RECIPE` again; it goes on where it stopped",
         )
     return summary
-
-
-def read_json(path: Path, kind: type[T]) -> T | None:
-    """The validated content of a JSON file, or None if there is no such file. Raises ``RunError`` if it is damaged."""
-    if not path.is_file():
-        return None
-    try:
-        value: T = TypeAdapter(kind).validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise RunError(
-            "a file of the synthesis is damaged or from another version of radvqa",
-            where=f"{path}, field {'.'.join(map(str, first['loc'])) or '(whole file)'}",
-            expected=first["msg"],
-            got=repr(first["input"])[:200],
-            fix="delete the folder and run `radvqa synth RECIPE` again; replies that are there are not asked for again",
-        ) from error
-    return value
-
-
-def read_optional(path: Path, kind: type[T]) -> list[T]:
-    """The records of a JSON Lines file, none if there is no such file."""
-    return read_records(path, kind) if path.is_file() else []
 
 
 def read_recipe(path: Path) -> tuple[str, Mapping[str, Any]]:
