@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from radvqa.errors import RunError
-from radvqa.recipe import Recipe, parse_recipe
-from radvqa.run.folder import RunFolder, list_runs
+from radvqa.recipe import Recipe, parse_recipe, parse_synth_recipe
+from radvqa.run.folder import RunFolder, SynthFolder, list_runs, open_folder
 
 HOLD = """
 import sys, time
@@ -272,3 +272,16 @@ def test_marks_are_json(run: RunFolder) -> None:
     mark = json.loads((run.path / ".done" / "evaluate" / "val.json").read_text(encoding="utf-8"))
     assert mark["step"] == "evaluate/val"
     assert mark["inputs"] == {"weights": "1f"}
+
+
+def test_a_synthesis_is_listed_and_not_taken_for_a_run(run: RunFolder, recipe: Recipe) -> None:
+    values = {"name": "asks", "output": str(recipe.output), "captions": {"adapter": "phantom"}}
+    synthesis = SynthFolder.create(parse_synth_recipe(values, where="asks.yaml"), command="radvqa synth asks.yaml")
+    synthesis.unlock()
+    assert {entry.name: entry.problem for entry in list_runs(recipe.output)} == {"toy": None, "asks": None}
+    assert isinstance(open_folder(synthesis.path), SynthFolder)
+    assert isinstance(open_folder(run.path), RunFolder)
+    with pytest.raises(RunError, match="belongs to a synthesis"):
+        RunFolder.open(synthesis.path)
+    with pytest.raises(RunError, match="belongs to a run"):
+        SynthFolder.open(run.path)

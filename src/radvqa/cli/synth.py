@@ -159,9 +159,11 @@ def _told(summary: Mapping[str, Any]) -> list[str]:
     captions, pairs, floor = summary["captions"], summary["pairs"], summary["floor"]
     before, after = summary["yes_no"]["candidates"], summary["yes_no"]["kept"]
     reasons = ", ".join(f"{number:,} {reason}" for reason, number in summary["reasons"].items())
+    empty = ", ".join(f"{number:,} {reason}" for reason, number in summary["empty_slots"].items())
     return [
         f"{pairs['kept']:,} of {pairs['candidates']:,} pairs kept from {captions['with_a_kept_pair']:,} of "
         f"{captions['asked']:,} captions",
+        f"slots without a pair: {empty or 'none'}",
         f"removed: {reasons or 'none'}",
         f"yes among yes/no answers: {_share(after['yes_share'])} of {after['pairs']:,} "
         f"(before balancing {_share(before['yes_share'])} of {before['pairs']:,})",

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Generic, Self, TypeVar, cast, final
+from typing import Any, BinaryIO, ClassVar, Generic, Self, TypeVar, cast, final
 
 import yaml
 
@@ -39,7 +39,12 @@ _LOCKS: dict[Path, BinaryIO] = {}
 
 
 class RecipeFolder(ABC, Generic[R]):
-    """A folder that belongs to exactly one recipe. Make it with ``create`` or ``open``."""
+    """A folder that belongs to exactly one recipe. Make it with ``create`` or ``open``.
+
+    ``of_captions``: whether its recipes are those of a synthesis.
+    """
+
+    of_captions: ClassVar[bool]
 
     @final
     def __init__(self, path: Path, recipe: R) -> None:
@@ -103,6 +108,15 @@ class RecipeFolder(ABC, Generic[R]):
                 expected=f"a folder with {RECIPE_FILE}",
                 got="a folder without it" if path.is_dir() else "a file" if path.exists() else "no such folder",
                 fix="see `radvqa list runs`",
+            )
+        if _asks_about_captions(path / RECIPE_FILE) != cls.of_captions:
+            synthesis = "a synthesis: look at its report.html, or `radvqa synth review` it"
+            raise RunError(
+                f"this folder belongs to {'a run' if cls.of_captions else 'a synthesis'}",
+                where=str(path),
+                expected="the folder of a synthesis" if cls.of_captions else "the folder of a run",
+                got="a run: see `radvqa show`" if cls.of_captions else synthesis,
+                fix="name another folder; see `radvqa list runs`",
             )
         return cls(path, cls._stored_recipe(path))
 
@@ -267,6 +281,8 @@ class RecipeFolder(ABC, Generic[R]):
 class RunFolder(RecipeFolder[Recipe]):
     """The folder of a run: training, evaluation, explanation."""
 
+    of_captions: ClassVar[bool] = False
+
     @staticmethod
     def parse(values: Mapping[str, Any], *, where: str) -> Recipe:
         """The recipe of a run. Raises ``RecipeError``."""
@@ -276,6 +292,8 @@ class RunFolder(RecipeFolder[Recipe]):
 @final
 class SynthFolder(RecipeFolder[SynthRecipe]):
     """The folder of a synthesis."""
+
+    of_captions: ClassVar[bool] = True
 
     @staticmethod
     def parse(values: Mapping[str, Any], *, where: str) -> SynthRecipe:
