@@ -19,7 +19,9 @@ from radvqa.recipe import SynthRecipe, parse_synth_recipe
 from radvqa.run.folder import SynthFolder
 from radvqa.run.progress import Progress
 from radvqa.synth import synthesis
+from radvqa.synth.prompt import load_prompt
 from radvqa.synth.synthesis import read_pairs, synthesise
+from radvqa.synth.vocabulary import vocabulary_digest
 
 FINDINGS = ("pleural effusion", "pneumothorax", "consolidation", "fracture", "mass", "nodule", "cardiomegaly", "cyst")
 SIDES = ("left", "right")
@@ -87,6 +89,7 @@ def test_rules_make_a_data_set_that_can_be_read(corpus: Path, tmp_path: Path) ->
     pairs, captions = read_pairs(folder)
     assert len(pairs) == summary["pairs"]["candidates"]
     assert all(pair.origin.caption_id in captions for pair in pairs)
+    assert {(pair.origin.model, pair.origin.model_digest) for pair in pairs} == {("rules@1", vocabulary_digest())}
     assert all(
         pair.origin.caption_sha256 == hashlib.sha256(captions[pair.origin.caption_id].encode()).hexdigest()
         for pair in pairs
@@ -116,6 +119,7 @@ def test_a_reply_goes_to_its_caption_with_its_provenance(corpus: Path, tmp_path:
         assert pair.origin.model == "stub"
         assert captions[pair.origin.caption_id].split()[2] in pair.origin.reply
         assert pair.origin.sampling["temperature"] == 0
+        assert pair.origin.prompt_sha256 == load_prompt("slots@1").digest
         assert pair.verdicts
     assert endpoint.asked.total() == 12
     account = json.loads(folder.file("account.json").read_text())
@@ -236,6 +240,20 @@ def test_mistakes_are_told_before_anything_is_asked(
     with pytest.raises(RecipeError, match=told):
         made(recipe_of(corpus, tmp_path / "runs", **changes))
     assert not (tmp_path / "runs").exists()
+
+
+def test_half_a_redo_does_not_pass_for_a_finished_one(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_captions(corpus, 6)
+    recipe = recipe_of(corpus, tmp_path / "runs")
+    folder = made(recipe)
+    monkeypatch.setattr(synthesis, "vocabulary_digest", lambda: "another")
+    monkeypatch.setattr(synthesis, "summarise", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        made(recipe)
+    with pytest.raises(RunError, match="not finished"):
+        read_pairs(folder)
 
 
 def test_a_data_set_without_captions_is_refused(tmp_path: Path) -> None:
