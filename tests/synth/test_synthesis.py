@@ -20,6 +20,7 @@ from radvqa.run.folder import SynthFolder
 from radvqa.run.progress import Progress
 from radvqa.synth import synthesis
 from radvqa.synth.prompt import load_prompt
+from radvqa.synth.review import open_review
 from radvqa.synth.synthesis import read_pairs, synthesise
 from radvqa.synth.vocabulary import vocabulary_digest
 
@@ -214,8 +215,11 @@ def test_a_finished_synthesis_asks_again_for_what_failed_until_readers_have_judg
     folder.file("report.html").unlink()
     made(recipe)
     assert folder.file("report.html").is_file()
-    (folder.path / "review").mkdir()
-    folder.file("review/decisions.jsonl").write_text("")
+    open_review(folder.path, *read_pairs(folder), size=20)
+    folder.forget("synth")
+    made(recipe)
+    assert not folder.file("review/queue.json").exists()
+    folder.file("review/decisions.jsonl").write_text("{}\n")
     folder.forget("synth")
     with pytest.raises(RunError, match="readers have judged"):
         made(recipe)

@@ -41,6 +41,7 @@ from radvqa.run.journal import Journal
 from radvqa.run.progress import Progress
 from radvqa.run.provenance import collect_provenance, digest_files, process_start
 from radvqa.sample import Split
+from radvqa.synth import review
 from radvqa.synth.asking import ask, outcome_of, request_key
 from radvqa.synth.assembly import Made, assemble
 from radvqa.synth.captions import Selection, select, source_of
@@ -54,6 +55,7 @@ from radvqa.synth.vocabulary import vocabulary_digest
 from radvqa.synth.wording import STYLES
 
 REPLIES, FAILURES, REPORT = "replies", "failures.jsonl", "report.html"
+QUEUE = f"{review.FOLDER}/{review.QUEUE_FILE}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,16 +115,21 @@ def synthesise(recipe: SynthRecipe, *, command: str, progress: Progress) -> Synt
 
 def _may_be_asked_again(folder: SynthFolder) -> bool:
     """Whether a finished synthesis has captions without a reply, and no reader has looked at its pairs yet."""
-    return bool(read_records(folder.file(FAILURES), Failure)) and not folder.file(DECISIONS).is_file()
+    return bool(read_records(folder.file(FAILURES), Failure)) and not _is_judged(folder)
+
+
+def _is_judged(folder: SynthFolder) -> bool:
+    decisions = folder.file(DECISIONS)
+    return decisions.is_file() and decisions.stat().st_size > 0
 
 
 def _make_way(folder: SynthFolder) -> None:
-    """Take the mark of an earlier synthesis with another prompt or vocabulary away, unless readers have judged it.
+    """Take the mark of an earlier synthesis with other replies, prompts or vocabulary away, and a queue of its pairs.
 
     Raises:
-        RunError: they have: their decisions would be taken for decisions about other pairs.
+        RunError: readers have judged it: their decisions would be taken for decisions about other pairs.
     """
-    if folder.file(DECISIONS).is_file():
+    if _is_judged(folder):
         raise RunError(
             "readers have judged the pairs in this folder, and other ones would be written now",
             where=str(folder.path),
@@ -131,6 +138,7 @@ def _make_way(folder: SynthFolder) -> None:
             fix="move the folder away; all replies that still hold are used again",
         )
     folder.forget("synth")
+    folder.file(QUEUE).unlink(missing_ok=True)
 
 
 def _require_known_names(recipe: SynthRecipe) -> None:
