@@ -115,46 +115,45 @@ def test_usage_that_is_not_told_is_no_tokens(behaviour: str) -> None:
 
 
 FAILURES = {
-    "status:500": ("server_error", 3, True),
-    "status:502": ("server_error", 3, True),
-    "status:503": ("server_error", 3, True),
-    "status:429": ("rate_limited", 3, True),
-    "status:408": ("timeout", 3, True),
-    "retry_after:0": ("rate_limited", 3, True),
-    "status:400": ("refused_request", 1, False),
-    "status:413": ("refused_request", 1, False),
-    "status:422": ("refused_request", 1, False),
-    "status:501": ("refused_request", 1, False),
-    "too_long": ("refused_request", 1, False),
-    "closed": ("connection", 3, True),
-    "closed_midway": ("connection", 3, True),
-    "no_http": ("connection", 3, True),
-    "huge_header": ("connection", 3, True),
-    "truncated": ("malformed_response", 3, True),
-    "html": ("malformed_response", 3, True),
-    "no_choices": ("malformed_response", 3, True),
-    "wrong_types": ("malformed_response", 3, True),
-    "content_number": ("malformed_response", 3, True),
-    "deep": ("malformed_response", 3, True),
-    "surrogate": ("malformed_response", 3, True),
-    "not_utf8": ("malformed_response", 3, True),
-    "bad_gzip": ("malformed_response", 3, True),
-    "event_stream": ("malformed_response", 3, True),
-    "status:204": ("malformed_response", 3, True),
-    "empty": ("empty_reply", 2, True),
-    "null": ("empty_reply", 2, True),
-    "endless": ("endless_output", 1, False),
+    "status:500": ("server_error", 3),
+    "status:502": ("server_error", 3),
+    "status:503": ("server_error", 3),
+    "status:429": ("rate_limited", 3),
+    "status:408": ("timeout", 3),
+    "retry_after:0": ("rate_limited", 3),
+    "status:400": ("refused_request", 1),
+    "status:413": ("refused_request", 1),
+    "status:422": ("refused_request", 1),
+    "status:501": ("refused_request", 1),
+    "too_long": ("refused_request", 1),
+    "closed": ("connection", 3),
+    "closed_midway": ("connection", 3),
+    "no_http": ("connection", 3),
+    "huge_header": ("connection", 3),
+    "truncated": ("malformed_response", 3),
+    "html": ("malformed_response", 3),
+    "no_choices": ("malformed_response", 3),
+    "wrong_types": ("malformed_response", 3),
+    "content_number": ("malformed_response", 3),
+    "deep": ("malformed_response", 3),
+    "surrogate": ("malformed_response", 3),
+    "not_utf8": ("malformed_response", 3),
+    "bad_gzip": ("malformed_response", 3),
+    "event_stream": ("malformed_response", 3),
+    "status:204": ("malformed_response", 3),
+    "empty": ("empty_reply", 2),
+    "null": ("empty_reply", 2),
+    "endless": ("endless_output", 1),
 }
 
 
 @pytest.mark.parametrize("behaviour", FAILURES)
 def test_misbehaviour_is_a_failure_with_a_reason(behaviour: str) -> None:
-    reason, attempts, again = FAILURES[behaviour]
+    reason, attempts = FAILURES[behaviour]
     with LoopbackEndpoint(behaviour) as endpoint:
         (outcome,) = model(endpoint, attempts=3).complete(requests(1))
         assert isinstance(outcome, Failure)
         assert (outcome.key, outcome.reason, outcome.attempts) == ("r0", reason, attempts), outcome.detail
-        assert outcome.again is again
         assert outcome.detail
         assert "\n" not in outcome.detail
         assert endpoint.behaviours.total() == attempts
@@ -162,16 +161,16 @@ def test_misbehaviour_is_a_failure_with_a_reason(behaviour: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "reason", "again"),
-    [("hang", "timeout", True), ("drip:blank", "timeout", True), ("drip:a", "endless_output", False)],
+    ("behaviour", "reason"),
+    [("hang", "timeout"), ("drip:blank", "timeout"), ("drip:a", "endless_output")],
 )
-def test_the_timeout_holds_for_the_whole_attempt(behaviour: str, reason: str, again: bool) -> None:
+def test_the_timeout_holds_for_the_whole_attempt(behaviour: str, reason: str) -> None:
     with LoopbackEndpoint(behaviour) as endpoint:
         start = time.monotonic()
         (outcome,) = model(endpoint, attempts=1, timeout_seconds=0.3).complete(requests(1))
         assert time.monotonic() - start < 1.5
         assert isinstance(outcome, Failure)
-        assert (outcome.reason, outcome.again) == (reason, again)
+        assert outcome.reason == reason
         assert outcome.seconds >= 0.3
         assert endpoint.open_connections() == 0
 

@@ -115,7 +115,7 @@ def test_what_llama_cpp_refuses_is_a_failure_and_the_next_is_asked(opened: Opene
     model, _ = opened(given, answer("b"))
     failed, reply = model.complete([asked("one"), asked("two")])
     assert isinstance(failed, Failure) and isinstance(reply, Reply)
-    assert (failed.key, failed.reason, failed.again) == ("one", reason, False)
+    assert (failed.key, failed.reason) == ("one", reason)
     assert "exceeds" in failed.detail
 
 
@@ -124,7 +124,7 @@ def test_a_reply_without_text_is_a_failure(opened: Opened, text: str | None) -> 
     model, _ = opened(answer(text))
     (failed,) = model.complete([asked("one")])
     assert isinstance(failed, Failure)
-    assert (failed.reason, failed.again) == ("empty_reply", False)
+    assert failed.reason == "empty_reply"
 
 
 def test_the_request_holds_the_sampling_and_the_schema(opened: Opened) -> None:
@@ -309,7 +309,7 @@ def test_impossible_requests_are_failures(cached: None) -> None:
     model.close()
     for failed in (long, unknown, lone):
         assert isinstance(failed, Failure)
-        assert (failed.reason, failed.again) == ("refused_request", False)
+        assert failed.reason == "refused_request"
     assert "256" in long.detail and "nonsense" in unknown.detail  # type: ignore[union-attr]
     assert isinstance(cut, Reply) and isinstance(fine, Reply)
     assert not cut.finished

@@ -65,9 +65,7 @@ class Spoken:
                 os.kill(os.getpid(), signal.SIGKILL)
             (self.folder / str(os.getpid())).touch()
             if text == "refuse":
-                yield Failure(
-                    key=request.key, reason="refused_request", detail=text, attempts=1, seconds=0, again=False
-                )
+                yield Failure(key=request.key, reason="refused_request", detail=text, attempts=1, seconds=0)
             else:
                 yield said(request.key, text[::-1])
 
@@ -288,7 +286,7 @@ def test_vllm_answers_a_group_as_one_batch(vllm: type[FakeLlm]) -> None:
     assert (first.key, first.text, first.finished) == ("a", "hello {'json': {'type': 'object'}}", True)
     assert (first.prompt_tokens, first.completion_tokens) == (3, 40)
     assert (second.text, second.finished) == ("story None", False)
-    assert (third.key, third.reason, third.again) == ("c", "empty_reply", False)
+    assert (third.key, third.reason) == ("c", "empty_reply")
     assert vllm.opened["model"] == "some/model"
     assert (vllm.opened["revision"], vllm.opened["max_model_len"]) == ("abc", 2048)
     assert vllm.opened["tensor_parallel_size"] == 2
@@ -305,7 +303,7 @@ def test_vllm_refusing_one_request_does_not_cost_the_others(vllm: type[FakeLlm])
     assert [type(one) for one in outcomes].count(Reply) == 99
     refused = outcomes[37]
     assert isinstance(refused, Failure)
-    assert (refused.key, refused.reason, refused.again) == ("b", "refused_request", False)
+    assert (refused.key, refused.reason) == ("b", "refused_request")
     assert "9000" in refused.detail
 
 

@@ -64,17 +64,13 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why there is no reply. It is an outcome, not an error: one request must not end the others.
-
-    ``again``: whether another start may ask once more; False where the same request would fail the same way.
-    """
+    """Why there is no reply. It is an outcome, not an error: one request must not end the others."""
 
     key: str
     reason: FailureReason
     detail: str
     attempts: int
     seconds: float
-    again: bool = True
 
 
 Outcome = Reply | Failure

@@ -224,9 +224,7 @@ def _body(request: Request, sampling: Sampling) -> dict[str, Any]:
 def _outcome(key: str, answer: dict[str, Any], *, seconds: float) -> Outcome:
     def failure(reason: FailureReason, detail: str) -> Failure:
         # The same request would fail the same way.
-        return Failure(
-            key=key, reason=reason, detail=detail[:_DETAIL_CHARACTERS], attempts=1, seconds=seconds, again=False
-        )
+        return Failure(key=key, reason=reason, detail=detail[:_DETAIL_CHARACTERS], attempts=1, seconds=seconds)
 
     if "error" in answer:
         error = answer["error"]

@@ -311,16 +311,14 @@ class _VllmModel:
 
 
 def _refused(batch: list[Request], error: ValueError) -> Failure:
-    return Failure(
-        key=batch[0].key, reason="refused_request", detail=str(error)[:300], attempts=1, seconds=0.0, again=False
-    )
+    return Failure(key=batch[0].key, reason="refused_request", detail=str(error)[:300], attempts=1, seconds=0.0)
 
 
 def _vllm_outcome(key: str, answer: Any, seconds: float) -> Outcome:
     reply = answer.outputs[0]
     if not reply.text.strip():
         detail = f"{len(reply.token_ids)} tokens without text"
-        return Failure(key=key, reason="empty_reply", detail=detail, attempts=1, seconds=seconds, again=False)
+        return Failure(key=key, reason="empty_reply", detail=detail, attempts=1, seconds=seconds)
     return Reply(
         key=key,
         text=reply.text,
