@@ -102,7 +102,9 @@ class EndpointModel:
         self._chat.look()
         backoff = Backoff(longest_seconds=self._max_backoff_seconds, seed=self._chat.sampling.seed)
         throttle = Throttle(width=self._concurrency, failures_to_give_up=self._breaker_failures, backoff=backoff)
-        session = _Session(self._chat, throttle, backoff, attempts=self._attempts, say=self._say)
+        session = _Session(
+            self._chat, throttle, backoff, attempts=self._attempts, say=self._say, concurrency=self._concurrency
+        )
         self._sessions.add(session)
         try:
             yield from session.outcomes(requests, ahead=_AHEAD * self._concurrency)
@@ -121,7 +123,14 @@ class _Session:
     """One call of ``complete``: an event loop in a thread of its own, which sends what the caller hands over."""
 
     def __init__(
-        self, chat: Chat, throttle: Throttle, backoff: Backoff, *, attempts: int, say: Callable[[str], None]
+        self,
+        chat: Chat,
+        throttle: Throttle,
+        backoff: Backoff,
+        *,
+        attempts: int,
+        say: Callable[[str], None],
+        concurrency: int,
     ) -> None:
         self._chat, self._throttle, self._backoff = chat, throttle, backoff
         self._attempts = attempts
@@ -135,6 +144,9 @@ class _Session:
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         self._loop = self._runner.get_loop()
         self._stopped = asyncio.Event()
+        # One place for each request that is under way or whose outcome the caller has not dealt with yet, so that a
+        # killed process never has more of them to ask for again than ``concurrency``.
+        self._places = asyncio.Semaphore(concurrency)
         # A daemon, so that an iterator which somebody keeps and never closes cannot hold up the end of the process.
         self._thread = threading.Thread(target=self._run, name="radvqa-endpoint", daemon=True)
         self._thread.start()
@@ -153,6 +165,8 @@ class _Session:
             if not open_requests:
                 return
             yield self._take()
+            if not self._over:
+                self._loop.call_soon_threadsafe(self._places.release)
             open_requests -= 1
 
     def stop(self) -> None:
@@ -213,6 +227,7 @@ class _Session:
         sent, seconds = 0, 0.0
         failures: Counter[FailureReason] = Counter()
         form = self._chat.first_format(request)
+        await self._places.acquire()
         while True:
             attempt = await self._throttle.enter()
             form = max(form, self._chat.first_format(request))
@@ -246,7 +261,9 @@ class _Session:
                     attempts=sent,
                     seconds=seconds,
                 )
+            self._places.release()
             await asyncio.sleep(self._backoff.seconds(failures.total()))
+            await self._places.acquire()
 
     def _note_answer(self, form: int, request: Request) -> None:
         self._answers += 1
