@@ -12,6 +12,7 @@ import pytest
 
 from radvqa.data.adapters.phantom import PhantomDataset
 from radvqa.data.image_store import ImageStore
+from radvqa.records import RecordFile, write_records
 from radvqa.sample import VqaSample
 
 if TYPE_CHECKING:
@@ -95,6 +96,14 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> PhantomDataset:
 def samples(phantom: PhantomDataset) -> tuple[VqaSample, ...]:
     """The training questions of the small phantom corpus, image by image."""
     return phantom.read("train").samples
+
+
+@pytest.fixture(scope="session")
+def sample_file(samples: tuple[VqaSample, ...], tmp_path_factory: pytest.TempPathFactory) -> RecordFile[VqaSample]:
+    """The same questions as a run keeps them."""
+    path = tmp_path_factory.mktemp("samples") / "phantom-train.jsonl"
+    write_records(path, samples)
+    return RecordFile(path, VqaSample)
 
 
 @pytest.fixture(scope="session")

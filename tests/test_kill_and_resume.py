@@ -30,7 +30,7 @@ RECIPE: dict[str, Any] = {
         {"name": "align", "datasets": ["phantom"], "updates": 60, "batch_size": 2, "checkpoint_every": 7},
         {
             "name": "adapt", "datasets": ["phantom"], "updates": 60, "batch_size": 4, "micro_batch_size": 2,
-            "lora": {"rank": 2, "dropout": 0.3}, "augment": True, "checkpoint_every": 7, "watch_every": 25,
+            "lora": {"rank": 2, "dropout": 0.3}, "augment": True, "checkpoint_every": 7, "watch": {"every": 25},
         },
     ],
     "evaluate": {"dataset": "phantom", "max_new_tokens": 4},

@@ -62,7 +62,7 @@ def run_quickstart(base):
                 "stages.adapt.lora.dropout=0.1",
                 "stages.adapt.learning_rate=0.02",
                 "stages.adapt.lora_learning_rate=0.02",
-                "stages.adapt.watch_every=20",
+                "stages.adapt.watch.every=20",
                 "evaluate.max_new_tokens=8",
                 "explain.samples=3",
                 *changes,

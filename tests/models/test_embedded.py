@@ -24,6 +24,7 @@ from transformers import (
 
 from radvqa.data.phantom.image import render
 from radvqa.errors import ModelError
+from radvqa.models.checkpoint_loading import load_network
 from radvqa.models.embedded import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -40,7 +41,7 @@ from radvqa.models.embedded import (
     siglip_state,
 )
 from radvqa.models.layout import additive_mask
-from radvqa.models.vlm import Vision, Vlm, load_network, part_of
+from radvqa.models.vlm import Vision, Vlm, part_of
 from radvqa.sample import VqaSample
 
 SENTENCES = (

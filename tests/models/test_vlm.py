@@ -16,9 +16,10 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from radvqa.errors import ModelError
 from radvqa.evaluate.predict import predict
+from radvqa.models.checkpoint_loading import load_network
 from radvqa.models.layout import Question, Row, additive_mask, attention_inputs, prompt_text, shared_image_mask
 from radvqa.models.opening import weights_digest
-from radvqa.models.vlm import Vision, load_network, part_of, trainable_counts
+from radvqa.models.vlm import Vision, part_of, trainable_counts
 from radvqa.train.pictures import FrozenFeatures, StoredPictures
 
 TIGHT = {"atol": 1e-5, "rtol": 0}

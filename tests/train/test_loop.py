@@ -5,14 +5,18 @@ import pytest
 import torch
 
 from radvqa.errors import TrainError
-from radvqa.recipe import Lora
+from radvqa.models.rows import SampleRows
+from radvqa.recipe import Lora, Stage
 from radvqa.run.progress import Progress
-from radvqa.train import loop
+from radvqa.train import loop, loss, step
 from radvqa.train.checkpoint import trainable_parameters
 from radvqa.train.feed import Feed
-from radvqa.train.loop import Settings, UpdateRecord, train
+from radvqa.train.history import SourceRecord, UpdateRecord
+from radvqa.train.loop import train
+from radvqa.train.mixture import Plan, shares
+from radvqa.train.parts import prepare
 from radvqa.train.pictures import StoredPictures
-from radvqa.train.stages import prepare
+from radvqa.train.step import Settings, Step
 
 SETTINGS = Settings(
     updates=6,
@@ -20,33 +24,46 @@ SETTINGS = Settings(
     projector_rate=1e-2,
     language_rate=5e-3,
     vision_rate=2e-3,
-    warmup=0.2,
+    schedule="cosine",
+    warmup_updates=2,
+    decay=0.2,
     weight_decay=0.0,
+    betas=(0.9, 0.99),
     max_grad_norm=1.0,
+    stop_grad_norm=1e4,
     loss_norm="example",
     checkpoint_every=2,
+    keep_checkpoints=2,
     watch_every=0,
+    keep="last",
+    patience=None,
+    gradient_checkpointing=False,
+    sharding="none",
+    trackers=(),
     seed=3,
 )
 DROPPING = Lora(rank=2, alpha=4, dropout=0.3)
 
 
 @pytest.fixture
-def start(open_tiny, samples, store, tmp_path):
+def start(open_tiny, sample_file, store, tmp_path):
     """Train the tiny checkpoint in ``tmp_path / name``, as a new process would."""
 
     def started(name="stage", *, lora=DROPPING, projector=True, watch=lambda _: [], layout="per_question", **changes):
         vlm = open_tiny(layout)
-        prepare(vlm, lora, projector=projector, seed=1)
+        stage = Stage(name="s", datasets=("d",), updates=1)
+        prepare(vlm, stage.model_copy(update={"lora": lora, "projector": projector}), seed=1)
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        feed = Feed(vlm.rows(samples, answers=True), batch_size=4, seed=1, questions_per_row=None)
         settings = replace(SETTINGS, **changes)
-        records = train(
+        rows = SampleRows(vlm, [sample_file])
+        plan = Plan(shares([None], settings.updates), sizes=[len(rows)], most=[None], batch_size=4, seed=1)
+        feed = Feed({"d": rows}, plan, seed=1)
+        history = train(
             vlm, feed, StoredPictures(store), settings, folder=folder, progress=Progress(quiet=True), watch=watch
         )
         weights = {name: one.detach().clone() for name, one in trainable_parameters(vlm.network).items()}
-        return records, weights, folder
+        return history.updates, weights, folder
 
     return started
 
@@ -61,7 +78,12 @@ def timeless(records):
 
 def test_every_update_is_recorded(start):
     records, _, folder = start()
-    assert [UpdateRecord(**line) for line in lines(folder / "metrics.jsonl")] == records
+    stored = lines(folder / "metrics.jsonl")
+    assert stored == [asdict(record) for record in records]
+    source = records[5].sources["d"]
+    assert source == SourceRecord(weight=1.0, rows=4, questions=4, loss=source.loss, seen=24, epoch=24 / 15)
+    assert all(record.sources["d"].loss == pytest.approx(record.loss) for record in records)
+    assert isinstance(records[0], UpdateRecord)
     assert [record.update for record in records] == [1, 2, 3, 4, 5, 6]
     assert all(record.questions == 4 and record.seconds > 0 and record.grad_norm > 0 for record in records)
     rates = [record.learning_rate for record in records]
@@ -119,15 +141,15 @@ def test_the_same_seed_trains_the_same_bit_by_bit(start):
 @pytest.mark.parametrize("last", [1, 2, 3, 5])
 def test_going_on_equals_never_stopping(start, monkeypatch, last):
     records, weights, folder = start("whole")
-    original = loop._accumulate
+    original = Step.run
 
-    def stops(*arguments, update, **others):
+    def stops(self, update):
         if update == last + 1:
             raise KeyboardInterrupt
-        return original(*arguments, update=update, **others)
+        return original(self, update)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_accumulate", stops)
+        patch.setattr(Step, "run", stops)
         with pytest.raises(KeyboardInterrupt):
             start("stopped")
     assert len(lines(folder.parent / "stopped" / "metrics.jsonl")) == last
@@ -162,14 +184,14 @@ def test_watching_is_written_and_changes_nothing(start):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_out_of_bounds_names_update_and_images(start, monkeypatch, value):
-    original = loop.question_losses
+    original = loss.question_losses
     calls = []
 
     def broken(*arguments, **others):
         calls.append(1)
         return original(*arguments, **others) * (value if len(calls) == 3 else 1.0)
 
-    monkeypatch.setattr(loop, "question_losses", broken)
+    monkeypatch.setattr(loss, "question_losses", broken)
     with pytest.raises(TrainError, match="training went out of bounds at update 3") as caught:
         start()
     assert "phantom-train-00000" in caught.value.where
@@ -178,7 +200,7 @@ def test_a_loss_out_of_bounds_names_update_and_images(start, monkeypatch, value)
 
 
 def test_a_gradient_out_of_bounds_stops_as_well(start, monkeypatch):
-    monkeypatch.setattr(loop.Accelerator, "clip_grad_norm_", lambda *_: float("nan"))
+    monkeypatch.setattr(step, "_clipped", lambda *_: float("nan"))
     with pytest.raises(TrainError, match="out of bounds at update 1") as caught:
         start()
     assert caught.value.got == "gradient norm nan"
@@ -198,7 +220,7 @@ def test_rounded_weights_are_not_trained(per_question):
 
 def test_every_part_has_a_rate_of_its_own(open_tiny):
     vlm = open_tiny()
-    prepare(vlm, DROPPING, projector=True, seed=1)
+    prepare(vlm, Stage(name="s", datasets=("d",), updates=1, lora=DROPPING), seed=1)
     groups = loop._groups(trainable_parameters(vlm.network), SETTINGS)
     assert [(group["lr"], len(group["params"])) for group in groups] == [(1e-2, 2), (5e-3, 2 * 12), (2e-3, 2 * 8)]
 

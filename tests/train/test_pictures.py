@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from radvqa.data.image_store import ImageStore
+from radvqa.models.features import FeatureStore
 from radvqa.models.layout import Row
 from radvqa.train.pictures import AugmentedPictures, FrozenFeatures, StoredPictures, augment, distinct_images
 
@@ -25,16 +26,28 @@ def test_each_distinct_image_is_given_once(rows, store):
         assert np.array_equal(vision.pixels[number].numpy(), store.pixels(path))
 
 
-def test_frozen_features_are_what_the_tower_sees(per_question, rows, store):
-    seen = []
+def test_frozen_features_are_what_the_tower_sees(per_question, rows, store, tmp_path):
     paths, _ = distinct_images(rows)
-    features = FrozenFeatures(per_question, store, list(reversed(paths)), seen=seen.append, batch_size=2)
-    assert seen == [2, 1]
-    vision = features.vision(rows, update=1)
+    features = FeatureStore.build(
+        per_question, store, list(reversed(paths)), cache=tmp_path, most_bytes=10**6, seen=lambda _: None
+    )
+    vision = FrozenFeatures(features).vision(rows, update=1)
     with torch.no_grad():
         expected = per_question.see(StoredPictures(store).vision(rows, update=1).pixels)
     torch.testing.assert_close(vision.features, expected, atol=1e-6, rtol=0)
+    assert vision.pixels is None
     assert vision.features.grad_fn is None
+    assert [paths[number] for number in vision.row_image] == [row.image for row in rows]
+
+
+def test_a_batch_of_frozen_features_is_its_own(per_question, rows, store, tmp_path):
+    features = FeatureStore.build(
+        per_question, store, [row.image for row in rows], cache=tmp_path, most_bytes=10**6, seen=lambda _: None
+    )
+    frozen = FrozenFeatures(features)
+    before = frozen.vision(rows, update=1).features.clone()
+    frozen.vision(rows, update=1).features.zero_()
+    assert torch.equal(frozen.vision(rows, update=2).features, before)
 
 
 def test_augmented_pictures_follow_from_seed_update_and_image(rows, store):

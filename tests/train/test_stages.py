@@ -1,3 +1,4 @@
+import io
 import json
 
 import pytest
@@ -5,11 +6,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from radvqa.errors import RunError, TrainError
-from radvqa.models.vlm import trainable_counts
+from radvqa.models.rows import SampleRows
+from radvqa.models.vlm import part_of, trainable_counts
 from radvqa.recipe import Lora, Stage
 from radvqa.run.progress import Progress
+from radvqa.train.parallel import ALONE
+from radvqa.train.parts import prepare
 from radvqa.train.pictures import AugmentedPictures, FrozenFeatures, StoredPictures
-from radvqa.train.stages import PROJECTOR_FILE, _pictures, load_weights, prepare, run_stage
+from radvqa.train.stages import Features, _pictures, run_stage
+from radvqa.train.weights import PROJECTOR_FILE, load_weights
 
 LORA = Lora(rank=2, alpha=4)
 ALIGN = Stage(name="align", datasets=("d",), updates=3, batch_size=4, learning_rate=1e-2)
@@ -17,12 +22,13 @@ ADAPT = Stage(name="adapt", datasets=("d",), lora=LORA, updates=3, batch_size=4,
 
 
 @pytest.fixture
-def run(samples, store, tmp_path):
+def run(sample_file, store, tmp_path):
     def started(vlm, stage):
         folder = tmp_path / stage.name
         run_stage(
-            vlm, stage, vlm.rows(samples, answers=True), store,
+            vlm, stage, {"d": SampleRows(vlm, [sample_file])}, store,
             folder=folder, seed=1, progress=Progress(quiet=True), watch=lambda _: [],
+            features=Features(cache=tmp_path / "features", most_bytes=1 << 30),
         )  # fmt: skip
         return folder
 
@@ -51,7 +57,7 @@ def test_align_moves_the_projector_and_nothing_else(vlm, run):
 
 
 def test_adapt_moves_adapters_and_projector_and_saves_both(vlm, run):
-    prepare(vlm, LORA, projector=True, seed=1)
+    prepare(vlm, ADAPT, seed=1)
     before = state(vlm.network)
     folder = run(vlm, ADAPT)
     after = state(vlm.network)
@@ -72,7 +78,7 @@ def test_adapt_moves_adapters_and_projector_and_saves_both(vlm, run):
 def test_adapt_starts_from_the_aligned_projector(per_question, run):
     run(per_question, ALIGN)
     aligned = per_question.projector.linear.weight.detach().clone()
-    prepare(per_question, LORA, projector=True, seed=1)
+    prepare(per_question, ADAPT, seed=1)
     copy = per_question.projector.modules_to_save["default"]
     assert torch.equal(copy.linear.weight, aligned)
     assert copy.linear.weight.requires_grad
@@ -91,7 +97,7 @@ def test_a_stage_tells_what_it_did(per_question, run):
 
 
 def test_without_projector_only_adapters_learn(per_question):
-    prepare(per_question, LORA, projector=False, seed=1)
+    prepare(per_question, ADAPT.model_copy(update={"projector": False}), seed=1)
     counts = trainable_counts(per_question.network)
     assert counts["projector"] == 0
     assert counts["vision_encoder"] > 0 < counts["language_model"]
@@ -122,13 +128,13 @@ def test_an_adapter_of_another_shape_is_refused(open_tiny, run):
     with pytest.raises(TrainError, match="no place for"):
         load_weights(open_tiny(), wide, folder, seed=1)
     vlm = open_tiny()
-    prepare(vlm, LORA, projector=True, seed=1)
+    prepare(vlm, ADAPT, seed=1)
     for other in ({"rank": 4}, {"targets": "all-linear"}, {"parts": ("language_model",)}, {"dropout": 0.1}):
         with pytest.raises(TrainError, match="another shape"):
-            prepare(vlm, LORA.model_copy(update=other), projector=True, seed=1)
-    prepare(vlm, LORA.model_copy(), projector=True, seed=1)
+            prepare(vlm, ADAPT.model_copy(update={"lora": LORA.model_copy(update=other)}), seed=1)
+    prepare(vlm, ADAPT.model_copy(update={"lora": LORA.model_copy()}), seed=1)
     with pytest.raises(TrainError, match="a stage without lora follows one with it"):
-        prepare(vlm, None, projector=True, seed=1)
+        prepare(vlm, ALIGN, seed=1)
 
 
 @pytest.mark.parametrize("lost", ["lora_B", "multi_modal_projector"])
@@ -168,10 +174,62 @@ def test_a_stage_goes_on_from_what_it_began_with_only(open_tiny, run, changed):
         ({"lora": LORA}, StoredPictures),
         ({"lora": LORA, "augment": True}, AugmentedPictures),
         ({"lora": Lora(parts=("language_model",))}, FrozenFeatures),
+        ({"features": "computed"}, StoredPictures),
+        ({"full": ("vision_encoder",)}, StoredPictures),
+        ({"full": ("language_model",)}, FrozenFeatures),
     ],
 )
-def test_features_are_cached_only_while_the_tower_is_frozen(per_question, samples, store, changes, kind):
+def test_features_are_cached_only_while_the_tower_is_frozen(
+    per_question, sample_file, store, tmp_path, changes, kind
+):  # noqa: PLR0917 - fixtures
     stage = ALIGN.model_copy(update=changes)
-    prepare(per_question, stage.lora, projector=True, seed=1)
-    rows = per_question.rows(samples, answers=True)
-    assert type(_pictures(per_question, stage, rows, store, seed=1, progress=Progress(quiet=True))) is kind
+    prepare(per_question, stage, seed=1)
+    found = pictures_of(per_question, stage, sample_file, store, tmp_path, most_bytes=1 << 30)
+    assert type(found) is kind
+
+
+def pictures_of(vlm, stage, sample_file, store, folder, *, most_bytes, said=None):
+    progress = Progress(stream=said) if said is not None else Progress(quiet=True)
+    return _pictures(
+        vlm, stage, SampleRows(vlm, [sample_file]).images, store, seed=1, progress=progress,
+        features=Features(cache=folder, most_bytes=most_bytes), processes=ALONE,
+    )  # fmt: skip
+
+
+def test_features_that_do_not_fit_are_computed_at_every_use_and_that_is_said(
+    per_question, sample_file, store, tmp_path
+):
+    prepare(per_question, ALIGN, seed=1)
+    said = io.StringIO()
+    found = pictures_of(per_question, ALIGN, sample_file, store, tmp_path, most_bytes=100, said=said)
+    assert type(found) is StoredPictures
+    assert "more than feature_cache_gib allows" in said.getvalue()
+
+
+@pytest.mark.parametrize("parts", [("vision_encoder",), ("language_model",), ("vision_encoder", "language_model")])
+def test_whole_parts_learn_and_come_back(open_tiny, run, sample_file, store, parts):
+    stage = ALIGN.model_copy(update={"full": parts, "lora_learning_rate": 1e-3})
+    vlm = open_tiny()
+    before = state(vlm.network)
+    folder = run(vlm, stage)
+    names = moved(before, state(vlm.network))
+    assert {part_of(name) for name in names} == {"projector", *parts}
+    again = open_tiny()
+    load_weights(again, stage, folder, seed=9)
+    assert not moved(state(vlm.network), state(again.network))
+
+
+def test_a_wish_for_parts_that_the_stage_does_not_have_is_refused(per_question, monkeypatch):
+    monkeypatch.setattr(type(per_question), "unfreeze", lambda *_: None)
+    with pytest.raises(TrainError, match="other parts would learn than the stage says"):
+        prepare(per_question, ALIGN.model_copy(update={"full": ("language_model",)}), seed=1)
+
+
+def test_the_micro_batch_size_is_measured_once_and_kept(open_tiny, run, tmp_path):
+    stage = ADAPT.model_copy(update={"micro_batch_size": "auto"})
+    folder = run(open_tiny(), stage)
+    assert json.loads((folder / "stage.json").read_text())["micro_batch_size"] == 4
+    (folder / "micro_batch.json").write_text("2")
+    (folder / "stage.json").unlink()
+    run(open_tiny(), stage)
+    assert json.loads((folder / "stage.json").read_text())["micro_batch_size"] == 2

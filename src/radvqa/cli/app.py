@@ -15,6 +15,7 @@ import typer.core
 
 from radvqa.cli import data, synth
 from radvqa.errors import RadvqaError, RunError
+from radvqa.run.stopping import Stopped, stoppable
 
 if TYPE_CHECKING:
     from radvqa.run.folder import RunFolder
@@ -34,7 +35,11 @@ class Verbs(typer.core.TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the verb; anything but the errors named here is a bug and keeps its traceback."""
         try:
-            return super().invoke(ctx)
+            with stoppable():
+                return super().invoke(ctx)
+        except Stopped:
+            typer.echo("stopped as asked (SIGTERM); run the same command to go on", err=True)
+            raise
         except RadvqaError as error:
             _fail(error)
         except KeyboardInterrupt:
@@ -244,22 +249,24 @@ def _run(recipe_path: Path, changes: Sequence[str], *, until: str, as_json: bool
     from radvqa.run.progress import Progress
 
     folder = pipeline.run(recipe, command=_command(), until=until, progress=Progress(quiet))
-    _print_result(folder, as_json=as_json)
+    if folder is not None:
+        _print_result(folder, as_json=as_json)
 
 
 def _again(verb: str, path: Path, *, as_json: bool, quiet: bool, sample_ids: Sequence[str] = ()) -> None:
     from radvqa.run.folder import RunFolder
 
     folder = RunFolder.open(path)
-    folder.lock()
-    folder.note_command(_command())
     from radvqa import pipeline
     from radvqa.run.progress import Progress
 
     progress = Progress(quiet)
     if verb == "train":
-        pipeline.train(folder, progress=progress)
+        if not pipeline.train_again(folder, command=_command(), progress=progress):
+            return
     else:
+        folder.lock()
+        folder.note_command(_command())
         pipeline.require_trained(folder)
         if verb == "evaluate":
             pipeline.evaluate(folder, progress=progress)

@@ -143,6 +143,11 @@ class ImageStore:
         """How pictures that are no squares became some."""
         return self._segments.aspect
 
+    @property
+    def variant(self) -> Mapping[str, object]:
+        """All that the pixels depend on, beside the bytes of the picture file."""
+        return self._segments.variant
+
     def part(self, paths: Sequence[Path]) -> "ImageStore":
         """The same store knowing these paths only: small enough to send to a worker. Raises ``KeyError``."""
         return ImageStore(self._segments, [self._places[str(path)] for path in paths])

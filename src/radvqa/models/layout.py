@@ -17,6 +17,7 @@ Axes: b rows, n positions.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -31,6 +32,9 @@ PROMPT_ID = "paligemma-answer@1"
 
 PADDING, SHARED = -1, 0
 """Block numbers: padding, image and bos; question blocks count from 1."""
+
+MASKED_ATTENTION = ("sdpa", "eager")
+"""The implementations that apply the whole mask. FlashAttention's path drops the prefix blocks without a word."""
 
 
 def prompt_text(question: str, language: str) -> str:
@@ -182,6 +186,21 @@ def shared_image_mask(batch: Batch) -> Bool[Tensor, "b n n"]:
     return ((own | shared) & (key != PADDING) & (query != PADDING)) | alone
 
 
+def last_positions(block: Int[Tensor, "b n"], width: int) -> Int[Tensor, "b q"]:
+    """Where each of the first ``width`` questions of a row ends; 0 for a question that the row does not have."""
+    order = torch.arange(block.shape[1], device=block.device)
+    questions = torch.arange(1, width + 1, device=block.device)
+    inside = block[:, None, :] == questions[None, :, None]
+    return torch.where(inside, order, 0).amax(-1)
+
+
+def visible_keys(batch: Batch, width: int) -> Bool[Tensor, "b q n"]:
+    """Which positions of a prompt the generated tokens of each question may attend to."""
+    questions = torch.arange(1, width + 1, device=batch.block.device)[None, :, None]
+    block = batch.block[:, None, :]
+    return (block == SHARED) | ((block == questions) & (block != PADDING))
+
+
 def require_prefix_lm(inputs: dict[str, Tensor], labels: Int[Tensor, "b n"]) -> None:
     """Refuse inputs under which PaliGemma would silently leak the answer or lose the prefix.
 
@@ -204,3 +223,21 @@ def require_prefix_lm(inputs: dict[str, Tensor], labels: Int[Tensor, "b n"]) -> 
             expected=f"{int(supervised.sum())} answer positions of type 1",
             got=f"{int((types == 1).sum())}",
         )
+
+
+def require_prefix_attention(config: Any) -> None:
+    """Refuse a PaliGemma configuration whose attention does not apply the prefix-LM mask.
+
+    Raises:
+        ModelError: the implementation is neither sdpa nor eager (FlashAttention, flex, ...), in the whole or in a part.
+    """
+    for where, section in (("model", config), ("text", config.text_config), ("vision", config.vision_config)):
+        name = section._attn_implementation
+        if name not in MASKED_ATTENTION:
+            raise ModelError(
+                "this kind of attention does not carry PaliGemma's prefix-LM mask: the answer would leak",
+                where=f"{where} configuration",
+                expected=" or ".join(MASKED_ATTENTION),
+                got=str(name),
+                fix="model.attention: sdpa",
+            )

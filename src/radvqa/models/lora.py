@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from radvqa.errors import ModelError
 from radvqa.models.vlm import Vlm, part_of
@@ -70,6 +71,21 @@ def attach_lora(
         vlm.network = get_peft_model(vlm.network, config).eval()
     # PEFT writes its own guess there, with a warning when another name was given before.
     vlm.network.base_model.peft_config["default"].base_model_name_or_path = base_name
+    for module in vlm.network.modules():
+        if isinstance(module, BaseTunerLayer):
+            # Autocast rounds the adapters' inputs anyway; PEFT would first copy every one of them to float32.
+            module.cast_input_dtype_enabled = False
+    # PEFT adds it when the base checkpoints its activations, which do not need it; see `Vlm.checkpoint_gradients`.
+    vlm.base.disable_input_require_grads()
+    return require_adapters(vlm, targets=targets, parts=parts)
+
+
+def require_adapters(vlm: Vlm, *, targets: Targets, parts: Sequence[AdaptedPart]) -> dict[str, int]:
+    """Assert that exactly the modules of these parts carry an adapter, after attaching or loading; counts by part.
+
+    Raises:
+        ModelError: another number of modules than layers × projections carries one in a part, or others do.
+    """
     counts = adapted_modules(vlm)
     layers: dict[AdaptedPart, int] = {
         "vision_encoder": vlm.base.config.vision_config.num_hidden_layers,

@@ -8,9 +8,10 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from radvqa.errors import ModelError
+from radvqa.models.checkpoint_loading import load_network, load_projector
 from radvqa.models.embedded import embedded_base
 from radvqa.models.tiny import tiny_base
-from radvqa.models.vlm import Vlm, load_network
+from radvqa.models.vlm import Vlm
 from radvqa.recipe import Model
 from radvqa.run.provenance import digest_files
 
@@ -19,7 +20,7 @@ def open_vlm(model: Model, *, say: Callable[[str], None]) -> Vlm:
     """The checkpoint of a recipe, frozen, on the device at hand.
 
     Raises:
-        ModelError: the checkpoint cannot be fetched, built or loaded.
+        ModelError: the checkpoint or the projector cannot be fetched, built or loaded.
     """
     # What loading tells is told by `say`; bars and notices of the library would tear the messages apart.
     transformers_logging.disable_progress_bar()
@@ -40,7 +41,14 @@ def open_vlm(model: Model, *, say: Callable[[str], None]) -> Vlm:
         )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = compute_dtype(model.dtype, device)
-    network, tokenizer = load_network(name, revision=model.revision, dtype=dtype, device=device)
+    network, tokenizer = load_network(
+        name,
+        revision=model.revision,
+        dtype=dtype,
+        device=device,
+        attention=model.attention,
+        quantise=model.quantise,
+    )
     network.requires_grad_(False)
     vlm = Vlm(
         network,
@@ -52,7 +60,10 @@ def open_vlm(model: Model, *, say: Callable[[str], None]) -> Vlm:
         compute_dtype=dtype,
     )
     vlm.projector.float()
-    say(f"model: {name} on {device}, {str(dtype).removeprefix('torch.')}, layout {model.layout}")
+    if model.projector is not None:
+        vlm.digest += f", projector sha256 {load_projector(vlm.projector, model.projector)}"
+    precision = str(dtype).removeprefix("torch.") + (", layers in nf4" if model.quantise == "nf4" else "")
+    say(f"model: {name} on {device}, {precision}, layout {model.layout}")
     return vlm
 
 

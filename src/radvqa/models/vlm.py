@@ -5,32 +5,31 @@ v vocabulary, u distinct images, i image tokens, d vision width, h language widt
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
-from peft.helpers import disable_input_dtype_casting
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, DynamicCache, PaliGemmaForConditionalGeneration
+from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from radvqa.errors import ModelError
 from radvqa.models.layout import (
-    PADDING,
-    SHARED,
     Batch,
     Question,
     Row,
     Tokens,
     additive_mask,
     attention_inputs,
+    last_positions,
     lay_out,
     prompt_text,
+    require_prefix_attention,
+    visible_keys,
 )
 from radvqa.recipe import Layout
 from radvqa.sample import VqaSample
@@ -181,19 +180,45 @@ class Vlm:
             return self.vision_encoder(scaled).last_hidden_state  # type: ignore[no-any-return]
 
     def image_embeddings(self, vision: Vision) -> Float[Tensor, "b i h"]:
-        """Projected image tokens of every row. A frozen tower runs without an autograd graph."""
+        """Projected image tokens of every row. A frozen tower runs without an autograd graph.
+
+        Raises:
+            ModelError: features of a tower that learns, or of another shape or dtype than the tower's.
+        """
+        learns = any(parameter.requires_grad for parameter in self.vision_encoder.parameters())
         if vision.features is not None:
+            self._require_current(vision.features, tower_learns=learns)
             seen = vision.features.to(self.device)
         else:
             assert vision.pixels is not None
-            learns = any(parameter.requires_grad for parameter in self.vision_encoder.parameters())
             with contextlib.nullcontext() if learns else torch.no_grad():
                 seen = self.see(vision.pixels)
         with self.autocast():
             return self.projector(seen)[vision.row_image.to(self.device)]  # type: ignore[no-any-return]
 
+    def _require_current(self, features: Tensor, *, tower_learns: bool) -> None:
+        if tower_learns:
+            raise ModelError(
+                "kept features are out of date as soon as the vision tower learns",
+                expected="pixels, or a frozen tower",
+                got="features",
+            )
+        expected = (self.tokens.image_tokens, self.base.config.vision_config.hidden_size)
+        if features.shape[1:] != expected or features.dtype != self.compute_dtype:
+            raise ModelError(
+                "features are not of this checkpoint's tower",
+                expected=f"{expected[0]} image tokens of width {expected[1]}, {self.compute_dtype}",
+                got=f"{' x '.join(map(str, features.shape[1:]))}, {features.dtype}",
+                fix="compute them anew",
+            )
+
     def supervised_logits(self, batch: Batch, vision: Vision) -> Float[Tensor, "k v"]:
-        """Logits (fp32) at the positions that predict an answer token, in the order of ``batch.targets``."""
+        """Logits (fp32) at the positions that predict an answer token, in the order of ``batch.targets``.
+
+        Raises:
+            ModelError: the attention was changed to one without the prefix-LM mask; see also ``require_prefix_lm``.
+        """
+        require_prefix_attention(self.base.config)
         batch = batch.to(self.device)
         with self.autocast():
             output = self.network(
@@ -212,14 +237,18 @@ class Vlm:
 
         The image and the prompts run once; then one token per open question and step, on the cached keys and values.
         Equal to running every question alone in the same layout. Image and bos tokens can never be generated.
+
+        Raises:
+            ModelError: the batch holds answers, or the attention is one without the prefix-LM mask.
         """
+        require_prefix_attention(self.base.config)
         if bool(batch.suffix.any()):
             raise ModelError("answers are generated from prompts alone", got="a batch that holds answers")
         batch = batch.to(self.device)
         counts = [len(row.questions) for row in batch.rows]
         width = max(counts)
         asked = (torch.arange(width)[None] < torch.tensor(counts)[:, None]).to(self.device)
-        ends = _last_positions(batch.block, width)
+        ends = last_positions(batch.block, width)
         cache = DynamicCache()
         with self.autocast():
             output = self.base.model(
@@ -232,7 +261,7 @@ class Vlm:
             )
         states = output.last_hidden_state
         hidden = states.gather(1, ends[:, :, None].expand(-1, -1, states.shape[-1]))
-        keys_of_question = _visible(batch, width)
+        keys_of_question = visible_keys(batch, width)
         positions = batch.position_ids.gather(1, ends)
         tokens: list[Int[Tensor, "b q"]] = []
         total = torch.zeros(asked.shape, device=self.device)
@@ -280,78 +309,37 @@ class Vlm:
         """Projected image tokens in the form the network's forward takes them."""
         return {"image": BaseModelOutputWithPooling(pooler_output=embeddings)}
 
-    @contextlib.contextmanager
-    def autocast(self) -> Iterator[None]:
+    def autocast(self) -> torch.autocast:
         """Matrix products in the compute dtype; a no-op for float32."""
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(
-                torch.autocast(self.device.type, dtype=self.compute_dtype, enabled=self.compute_dtype != torch.float32)
-            )
-            if hasattr(self.network, "peft_config"):
-                # Autocast rounds the adapters' inputs anyway; PEFT would first copy every one of them to float32.
-                stack.enter_context(disable_input_dtype_casting(self.network))
-            yield
+        return torch.autocast(self.device.type, dtype=self.compute_dtype, enabled=self.compute_dtype != torch.float32)
 
+    def checkpoint_gradients(self, *, on: bool) -> None:
+        """In training mode, compute the layers' activations a second time instead of keeping them, or stop doing so.
 
-def _last_positions(block: Int[Tensor, "b n"], width: int) -> Int[Tensor, "b q"]:
-    order = torch.arange(block.shape[1], device=block.device)
-    questions = torch.arange(1, width + 1, device=block.device)
-    inside = block[:, None, :] == questions[None, :, None]
-    return torch.where(inside, order, 0).amax(-1)
+        Gradients stay equal, dropout included. Call it after adapters were attached.
+        """
+        if not on:
+            self.base.activation_checkpointing_disable()
+            return
+        self.base.activation_checkpointing_enable()
+        # transformers lets embeddings require gradients for reentrant checkpoints: these are not, and it costs time.
+        self.base.disable_input_require_grads()
 
+    def unfreeze(self, parts: Sequence[Literal["vision_encoder", "language_model"]]) -> None:
+        """Let all weights of these parts learn, in float32; the head belongs to the language model.
 
-def _visible(batch: Batch, width: int) -> Bool[Tensor, "b q n"]:
-    questions = torch.arange(1, width + 1, device=batch.block.device)[None, :, None]
-    block = batch.block[:, None, :]
-    return (block == SHARED) | ((block == questions) & (block != PADDING))
-
-
-def load_network(
-    folder: str, *, revision: str | None = None, dtype: torch.dtype = torch.float32, device: torch.device | None = None
-) -> tuple[Any, Any]:
-    """Network and tokenizer of a PaliGemma-1 checkpoint in evaluation mode.
-
-    Attention is SDPA, which carries the prefix-LM mask; FlashAttention does not and is never chosen.
-
-    Raises:
-        ModelError: the folder or hub name cannot be loaded, or is no PaliGemma-1 checkpoint.
-    """
-    try:
-        config = AutoConfig.from_pretrained(folder, revision=revision)
-        kind = (config.model_type, getattr(config.get_text_config(), "model_type", "none"))
-        if kind != ("paligemma", "gemma"):
-            raise ModelError(
-                "this kind of checkpoint is not supported yet",
-                where=folder,
-                expected="paligemma with a gemma language model (PaliGemma 1)",
-                got=" with ".join(kind),
-                fix="take a PaliGemma 1 checkpoint, such as google/paligemma-3b-mix-448",
-            )
-        network, loading = PaliGemmaForConditionalGeneration.from_pretrained(
-            folder,
-            revision=revision,
-            dtype=dtype,
-            attn_implementation="sdpa",
-            output_loading_info=True,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(
-            "the checkpoint cannot be loaded",
-            where=folder,
-            got=(str(error).splitlines() or [type(error).__name__])[0],
-            fix="check the name and revision, and that the files are whole; gated checkpoints need `hf auth login` "
-            "with an account that accepted their licence",
-        ) from error
-    if loading["missing_keys"]:
-        raise ModelError(
-            "the checkpoint lacks weights, which would be random",
-            where=folder,
-            expected="every tensor of the network",
-            got=f"{len(loading['missing_keys'])} missing, e.g. {min(loading['missing_keys'])}",
-            fix="fetch the checkpoint again",
-        )
-    return network.to(device or torch.device("cpu")).eval(), tokenizer
+        Raises:
+            ModelError: the part's weights are in four bits, or adapters are attached.
+        """
+        if parts and hasattr(self.network, "peft_config"):
+            raise ModelError("weights under adapters cannot learn themselves", where=", ".join(parts))
+        for part in parts:
+            modules = [self.vision_encoder] if part == "vision_encoder" else [self.language_model, self.base.lm_head]
+            for module in modules:
+                if not all(parameter.is_floating_point() for parameter in module.parameters()):
+                    raise ModelError("weights in four bits cannot learn", where=part, fix="set model.quantise: none")
+                # In place, so that a head that is tied to the embeddings stays tied.
+                module.float().requires_grad_(True)
 
 
 def part_of(parameter_name: str) -> str:

@@ -5,6 +5,7 @@ from radvqa.recipe.sections import Dataset, Splits, StoredRecipe
 from radvqa.recipe.synthesis import Generator, Screens, SynthRecipe
 from radvqa.recipe.training import (
     BUILT_IN_CHECKPOINTS,
+    Anneal,
     Aspect,
     Evaluate,
     Explain,
@@ -13,11 +14,14 @@ from radvqa.recipe.training import (
     Model,
     PartName,
     Recipe,
+    Source,
     Stage,
+    Watch,
 )
 
 __all__ = [
     "BUILT_IN_CHECKPOINTS",
+    "Anneal",
     "Aspect",
     "Dataset",
     "Evaluate",
@@ -29,10 +33,12 @@ __all__ = [
     "PartName",
     "Recipe",
     "Screens",
+    "Source",
     "Splits",
     "Stage",
     "StoredRecipe",
     "SynthRecipe",
+    "Watch",
     "load_recipe",
     "load_synth_recipe",
     "parse_recipe",

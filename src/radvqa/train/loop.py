@@ -1,126 +1,196 @@
 """The one training loop, on accelerate: exact gradient accumulation, atomic checkpoints, exact resume."""
 
-import json
+import contextlib
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, final
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import GradientAccumulationPlugin
+from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
 from torch import nn
 
 from radvqa.errors import TrainError
 from radvqa.models.vlm import Vlm, part_of
-from radvqa.records import unwritable, write_text
 from radvqa.run.progress import Progress
-from radvqa.train.checkpoint import load_newest_state, save_state, trainable_parameters
+from radvqa.run.stopping import Stopped, held
+from radvqa.train.checkpoint import (
+    drop_best_but,
+    load_best,
+    load_newest_state,
+    save_best,
+    save_state,
+    trainable_parameters,
+)
 from radvqa.train.feed import Feed
-from radvqa.train.loss import LossNorm, denominator, question_losses
+from radvqa.train.history import History, SourceRecord, UpdateRecord
+from radvqa.train.loss import AnswerLosses
+from radvqa.train.parallel import ALONE, Processes, shard
 from radvqa.train.pictures import Pictures
 from radvqa.train.schedule import learning_rate_factor
+from radvqa.train.step import Done, Settings, Step, micro_batches
+from radvqa.train.trackers import require_trackers
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """How a stage learns. The rates are peak learning rates of the parts."""
-
-    updates: int
-    micro_batch_size: int
-    projector_rate: float
-    language_rate: float
-    vision_rate: float
-    warmup: float
-    weight_decay: float
-    max_grad_norm: float
-    loss_norm: LossNorm
-    checkpoint_every: int
-    watch_every: int
-    seed: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpdateRecord:
-    """One line of ``metrics.jsonl``. ``loss`` in nats, before the update; ``grad_norm`` before clipping."""
-
-    update: int
-    loss: float
-    learning_rate: float
-    grad_norm: float
-    questions: int
-    seconds: float
-
-
-Watch = Callable[[int], list[Mapping[str, Any]]]
+Watch = Callable[[int], Sequence[Mapping[str, Any]]]
 
 
 def train(
-    vlm: Vlm, feed: Feed, pictures: Pictures, settings: Settings, *, folder: Path, progress: Progress, watch: Watch
-) -> list[UpdateRecord]:
-    """Train what requires a gradient, going on from the newest checkpoint in ``folder / "state"``; all update records.
+    vlm: Vlm,
+    feed: Feed,
+    pictures: Pictures,
+    settings: Settings,
+    *,
+    folder: Path,
+    progress: Progress,
+    watch: Watch,
+    processes: Processes = ALONE,
+) -> History:
+    """Train what requires a gradient, going on from the newest whole checkpoint in ``folder / "state"``.
 
-    ``watch`` is called every ``watch_every`` updates and its lines are kept in ``watch.jsonl``.
+    ``watch`` is called every ``watch_every`` updates and its lines are kept in ``watch.jsonl``. Every process of
+    ``processes`` calls this with the same arguments; the leader writes the files.
 
     Raises:
-        TrainError: nothing learns, or a loss is not finite (names the update and its images).
+        TrainError: nothing learns, the memory is full, or a loss or gradient is out of bounds (names the samples).
         RunError: the folder cannot be written.
+        Stopped: SIGTERM came; the last update is saved.
     """
+    if settings.sharding == "fsdp2" and processes.size > 1:
+        shard(vlm.network)
     parameters = trainable_parameters(vlm.network)
     require_float32(parameters)
-    # Both are stated because accelerate would otherwise take them from environment variables.
+    share = processes.share(feed.batch_size)
+    accelerator = _accelerator(vlm, settings.trackers, folder)
+    optimiser = torch.optim.AdamW(_groups(parameters, settings), betas=settings.betas)
+    start = load_newest_state(folder / "state", parameters, optimiser, say=progress.say)
+    history = History(folder, last=start, write=processes.leads)
+    losses, optimiser = _prepared(AnswerLosses(vlm, settings.loss_norm), optimiser, accelerator, settings, processes)
+    if start:
+        progress.say(f"{folder.name}: going on from the checkpoint at update {start} of {settings.updates}")
+    peaks = [group["lr"] for group in optimiser.param_groups]
+    micros = micro_batches(vlm, feed, pictures, settings, share=share, first=start + 1)
+    step = Step(
+        losses, feed, settings, micros=micros, parameters=parameters, accelerator=accelerator, processes=processes
+    )
+    keeper = _Keeper(
+        folder / "state",
+        saved=start,
+        parameters=parameters,
+        optimiser=optimiser,
+        history=history,
+        settings=settings,
+        processes=processes,
+    )
+    rows = feed.batch_size
+    with (
+        held(),
+        contextlib.closing(micros),
+        progress.track(folder.name, rows * settings.updates, done=rows * start, unit="rows") as tick,
+    ):
+        for update in range(start + 1, settings.updates + 1):
+            if _ended(history, settings):
+                progress.say(f"{folder.name}: {settings.patience} looks without a better one; stopped early")
+                break
+            began = time.perf_counter()
+            factor = _rate_factor(update, settings)
+            for group, peak in zip(optimiser.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
+            # Dropout follows from seed and update, so a resumed run draws the same masks.
+            torch.manual_seed(settings.seed * 1_000_003 + update + processes.rank * 1_000_000_007)
+            vlm.network.train()
+            done = step.run(update)
+            if done is None:
+                keeper.stop(update - 1, progress)
+            optimiser.step()
+            optimiser.zero_grad()
+            record = _record(update, done, feed, peaks[0] * factor, time.perf_counter() - began)
+            history.add(record)
+            accelerator.log(_tracked(record), step=update)
+            speed = f"{record.questions / record.seconds:.1f} questions/s"
+            tick(rows, note=f"loss {history.recent_loss():.3f}  {speed}")
+            last = update == settings.updates
+            if settings.watch_every and (update % settings.watch_every == 0 or last):
+                vlm.network.eval()
+                keeper.look(watch(update), update, progress)
+            if update % settings.checkpoint_every == 0 or last:
+                keeper.save(update)
+            if done.stop:
+                keeper.stop(update, progress)
+    keeper.take_best(progress)
+    accelerator.end_training()
+    vlm.network.eval()
+    return history
+
+
+@final
+class _Keeper:
+    """Checkpoints of a stage and the weights of its best look."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        saved: int,
+        parameters: Mapping[str, nn.Parameter],
+        optimiser: torch.optim.Optimizer,
+        history: History,
+        settings: Settings,
+        processes: Processes,
+    ) -> None:
+        self._folder = folder
+        self._saved = saved
+        self._parameters = parameters
+        self._optimiser = optimiser
+        self._history = history
+        self._settings = settings
+        self._processes = processes
+
+    def save(self, update: int) -> None:
+        """Write the checkpoint of an update."""
+        keep = self._settings.keep_checkpoints
+        save_state(self._folder, update, self._parameters, self._optimiser, keep=keep, processes=self._processes)
+        self._saved = update
+        best = self._history.best()
+        if best is not None and self._processes.leads:
+            drop_best_but(self._folder, best)
+
+    def look(self, lines: Sequence[Mapping[str, Any]], update: int, progress: Progress) -> None:
+        """Note what generated answers are worth; the weights of the best look are written before its lines are."""
+        if self._settings.keep == "best" and self._history.would_be_best(lines):
+            save_best(self._folder, update, self._parameters, processes=self._processes)
+        self._history.look(lines)
+        for line in lines:
+            progress.say(f"  update {update}, {line['condition']}: {100 * line['overall']:.1f} % right")
+
+    def take_best(self, progress: Progress) -> None:
+        """Put the weights of the best look into the model, where the stage wants them."""
+        best = self._history.best()
+        if self._settings.keep == "best" and best is not None:
+            load_best(self._folder, best, self._parameters)
+            progress.say(f"{self._folder.parent.name}: keeps the weights of update {best}, the best look")
+
+    def stop(self, update: int, progress: Progress) -> NoReturn:
+        """Save this update unless it is saved, and end the process as it was asked to."""
+        self._optimiser.zero_grad()
+        if update > self._saved:
+            self.save(update)
+        progress.say(f"{self._folder.parent.name}: asked to stop; update {update} of {self._settings.updates} is saved")
+        raise Stopped
+
+
+def _accelerator(vlm: Vlm, trackers: Sequence[str], folder: Path) -> Accelerator:
+    """Accelerate for this device, told what it would otherwise take from environment variables."""
+    require_trackers(trackers)
     accelerator = Accelerator(
         cpu=vlm.device.type == "cpu",
         mixed_precision="no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        log_with=list(trackers) or None,
+        project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "trackers")),
     )
-    optimiser = torch.optim.AdamW(_groups(parameters, settings), betas=(0.9, 0.99))
-    start = load_newest_state(folder / "state", parameters, optimiser)
-    network, optimiser = accelerator.prepare(vlm.network, optimiser)
-    records = [UpdateRecord(**line) for line in _kept_lines(folder / "metrics.jsonl", start)]
-    _kept_lines(folder / "watch.jsonl", start)
-    if start:
-        progress.say(f"{folder.name}: going on from the checkpoint at update {start} of {settings.updates}")
-    peaks = [group["lr"] for group in optimiser.param_groups]
-    with progress.track(
-        folder.name, feed.batch_size * settings.updates, done=feed.batch_size * start, unit="rows"
-    ) as tick:
-        for update in range(start + 1, settings.updates + 1):
-            began = time.perf_counter()
-            factor = learning_rate_factor(update, updates=settings.updates, warmup=settings.warmup)
-            for group, peak in zip(optimiser.param_groups, peaks, strict=True):
-                group["lr"] = peak * factor
-            # Dropout follows from seed and update, so a resumed run draws the same masks.
-            torch.manual_seed(settings.seed * 1_000_003 + update)
-            network.train()
-            loss, questions = _accumulate(vlm, feed, pictures, settings, update=update, accelerator=accelerator)
-            norm = float(accelerator.clip_grad_norm_(list(parameters.values()), settings.max_grad_norm))
-            if not norm < float("inf"):
-                raise _not_finite(feed, update, f"gradient norm {norm}")
-            optimiser.step()
-            optimiser.zero_grad()
-            record = UpdateRecord(
-                update=update,
-                loss=loss,
-                learning_rate=peaks[0] * factor,
-                grad_norm=norm,
-                questions=questions,
-                seconds=time.perf_counter() - began,
-            )
-            records.append(record)
-            _append(folder / "metrics.jsonl", asdict(record))
-            note = f"loss {_recent(records):.3f}  {questions / record.seconds:.1f} questions/s"
-            tick(feed.batch_size, note=note)
-            if settings.watch_every and (update % settings.watch_every == 0 or update == settings.updates):
-                network.eval()
-                for line in watch(update):
-                    _append(folder / "watch.jsonl", line)
-                    progress.say(f"  update {update}, {line['condition']}: {100 * line['overall']:.1f} % right")
-            if update % settings.checkpoint_every == 0 or update == settings.updates:
-                save_state(folder / "state", update, parameters, optimiser)
-    vlm.network.eval()
-    return records
+    accelerator.init_trackers("radvqa")
+    return accelerator
 
 
 def require_float32(parameters: Mapping[str, nn.Parameter]) -> None:
@@ -130,6 +200,20 @@ def require_float32(parameters: Mapping[str, nn.Parameter]) -> None:
     rounded = [name for name, parameter in parameters.items() if parameter.dtype != torch.float32]
     if rounded:
         raise TrainError("a trainable weight is not float32", where=rounded[0], got=f"{len(rounded)} such tensors")
+
+
+def _prepared(
+    losses: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    accelerator: Accelerator,
+    settings: Settings,
+    processes: Processes,
+) -> tuple[nn.Module, Any]:
+    """Wrapped for DDP where there are several processes; sharded layers communicate by themselves."""
+    if settings.sharding == "fsdp2" and processes.size > 1:
+        return losses, optimiser
+    wrapped, prepared = accelerator.prepare(losses, optimiser)
+    return wrapped, prepared
 
 
 def _groups(parameters: Mapping[str, nn.Parameter], settings: Settings) -> list[dict[str, Any]]:
@@ -146,63 +230,54 @@ def _groups(parameters: Mapping[str, nn.Parameter], settings: Settings) -> list[
     return groups
 
 
-def _accumulate(
-    vlm: Vlm, feed: Feed, pictures: Pictures, settings: Settings, *, update: int, accelerator: Accelerator
-) -> tuple[float, int]:
-    rows = feed.batch(update)
-    lengths = [len(question.answer) for row in rows for question in row.questions]
-    divisor = denominator(lengths, norm=settings.loss_norm)
-    total = 0.0
-    for first in range(0, len(rows), settings.micro_batch_size):
-        some = rows[first : first + settings.micro_batch_size]
-        batch = vlm.batch(some)
-        logits = vlm.supervised_logits(batch, pictures.vision(some, update=update))
-        targets = batch.targets.to(logits.device)
-        loss = question_losses(logits, targets, batch.target_lengths, norm=settings.loss_norm).sum() / divisor
-        value = float(loss.detach())
-        if not abs(value) < float("inf"):
-            raise _not_finite(feed, update, f"loss {value}")
-        accelerator.backward(loss)
-        total += value
-    return total, len(lengths)
-
-
-def _not_finite(feed: Feed, update: int, got: str) -> TrainError:
-    images = ", ".join(sorted({str(row.image) for row in feed.batch(update)}))
-    return TrainError(
-        f"training went out of bounds at update {update}",
-        where=f"images {images}",
-        expected="finite loss and gradients",
-        got=got,
-        fix="lower the learning rate; the last checkpoint is intact",
+def _record(update: int, done: Done, feed: Feed, rate: float, seconds: float) -> UpdateRecord:
+    planned, drawn, passes = feed.plan.planned[update - 1], feed.plan.drawn(update), feed.passes(update)
+    sources = {
+        name: SourceRecord(
+            weight=float(planned[s]),
+            rows=done.rows[s],
+            questions=done.questions[s],
+            loss=done.source_losses[s] / done.source_weights[s] if done.source_weights[s] else None,
+            seen=int(drawn[s]),
+            epoch=passes[name],
+        )
+        for s, name in enumerate(feed.names)
+    }
+    return UpdateRecord(
+        update=update,
+        loss=done.loss,
+        learning_rate=rate,
+        grad_norm=done.grad_norm,
+        questions=sum(done.questions),
+        seconds=seconds,
+        sources=sources,
     )
 
 
-def _recent(records: list[UpdateRecord], window: int = 20) -> float:
-    last = [record.loss for record in records[-window:]]
-    return sum(last) / len(last)
+def _tracked(record: UpdateRecord) -> dict[str, float]:
+    values = {
+        "train/loss": record.loss,
+        "train/learning_rate": record.learning_rate,
+        "train/grad_norm": record.grad_norm,
+        "train/questions_per_second": record.questions / record.seconds,
+    }
+    for name, source in record.sources.items():
+        values |= {f"mix/{name}/weight": source.weight, f"examples_seen/{name}": source.seen}
+        values |= {f"epoch/{name}": source.epoch}
+        if source.loss is not None:
+            values[f"loss/{name}"] = source.loss
+    return values
 
 
-def _append(path: Path, line: Mapping[str, Any]) -> None:
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-    except OSError as error:
-        raise unwritable(path, error) from error
+def _rate_factor(update: int, settings: Settings) -> float:
+    return learning_rate_factor(
+        update,
+        updates=settings.updates,
+        warmup_updates=settings.warmup_updates,
+        shape=settings.schedule,
+        decay=settings.decay,
+    )
 
 
-def _kept_lines(path: Path, last_update: int) -> list[dict[str, Any]]:
-    """Lines up to an update; later ones (written after the checkpoint, perhaps cut short by a kill) are removed."""
-    if not path.is_file():
-        return []
-    kept = []
-    for text in path.read_text(encoding="utf-8").split("\n"):
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            break
-        if line["update"] > last_update:
-            break
-        kept.append(line)
-    write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
-    return kept
+def _ended(history: History, settings: Settings) -> bool:
+    return settings.patience is not None and history.without_a_better_one() >= settings.patience

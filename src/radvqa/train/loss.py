@@ -5,10 +5,28 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from radvqa.models.layout import Batch
+from radvqa.models.vlm import Vision, Vlm
+
 LossNorm = Literal["example", "token"]
+
+
+class AnswerLosses(nn.Module):
+    """Batch and vision input to the loss of each question: what data parallelism wraps and every update runs."""
+
+    def __init__(self, vlm: Vlm, norm: LossNorm) -> None:
+        super().__init__()
+        self.network = vlm.network
+        self._vlm = vlm
+        self._norm: LossNorm = norm
+
+    def forward(self, batch: Batch, vision: Vision) -> Float[Tensor, " q"]:
+        """Losses (nats) in the order of rows and questions."""
+        logits = self._vlm.supervised_logits(batch, vision)
+        return question_losses(logits, batch.targets.to(logits.device), batch.target_lengths, norm=self._norm)
 
 
 def question_losses(

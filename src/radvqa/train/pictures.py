@@ -1,6 +1,6 @@
 """What the tower is given for a batch of rows: pixels, augmented pixels, or the features of a frozen tower."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,9 @@ from skimage.transform import AffineTransform, warp
 from torch import Tensor
 
 from radvqa.data.image_store import ImageStore
+from radvqa.models.features import FeatureStore
 from radvqa.models.layout import Row
-from radvqa.models.vlm import Vision, Vlm
+from radvqa.models.vlm import Vision
 
 
 def distinct_images(rows: Sequence[Row]) -> tuple[list[Path], Tensor]:
@@ -51,25 +52,15 @@ class AugmentedPictures:
 
 
 class FrozenFeatures:
-    """Outputs of a tower that does not learn, computed once for all images. In memory: 0.2 MB an image at 224 px."""
+    """What a tower that does not learn makes of the pictures, from the cache."""
 
-    def __init__(
-        self, vlm: Vlm, store: ImageStore, paths: Sequence[Path], *, seen: Callable[[int], None], batch_size: int = 8
-    ) -> None:
-        self._index = {path: number for number, path in enumerate(paths)}
-        features = []
-        with torch.no_grad():
-            for first in range(0, len(paths), batch_size):
-                some = paths[first : first + batch_size]
-                pixels = torch.from_numpy(np.stack([store.pixels(path) for path in some]))
-                features.append(vlm.see(pixels).to(vlm.compute_dtype))
-                seen(len(some))
-        self._features = torch.cat(features)
+    def __init__(self, store: FeatureStore) -> None:
+        self._store = store
 
     def vision(self, rows: Sequence[Row], *, update: int) -> Vision:
         """The rows' features. ``update`` plays no part here."""
         paths, row_image = distinct_images(rows)
-        return Vision(row_image, features=self._features[[self._index[path] for path in paths]])
+        return Vision(row_image, features=torch.stack([self._store.features(path) for path in paths]))
 
 
 Pictures = StoredPictures | AugmentedPictures | FrozenFeatures

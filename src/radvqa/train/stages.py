@@ -1,87 +1,239 @@
 """A stage of the recipe made real: which parts learn, on which rows, and what it leaves behind."""
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 
 from radvqa.data.image_store import ImageStore
-from radvqa.errors import RunError, TrainError
+from radvqa.errors import RunError
+from radvqa.models.features import FeaturesDoNotFit, FeatureStore
 from radvqa.models.layout import Row
-from radvqa.models.lora import adapted_modules, attach_lora, target_pattern
+from radvqa.models.lora import adapted_modules
+from radvqa.models.rows import SampleRows
 from radvqa.models.vlm import Vlm, trainable_counts
-from radvqa.recipe import Lora, Stage
-from radvqa.records import write_bytes, write_json
+from radvqa.recipe import Anneal, Source, Stage
+from radvqa.records import read_json, write_json
 from radvqa.run.progress import Progress
 from radvqa.train.feed import Feed
-from radvqa.train.loop import Settings, Watch, train
+from radvqa.train.history import History
+from radvqa.train.loop import Watch, train
+from radvqa.train.memory import fitting_micro_batch, free_bytes, peak_of
+from radvqa.train.mixture import Plan, Share, shares
+from radvqa.train.parallel import ALONE, Processes
+from radvqa.train.parts import prepare
 from radvqa.train.pictures import AugmentedPictures, FrozenFeatures, Pictures, StoredPictures
-
-PROJECTOR_FILE = "projector.safetensors"
+from radvqa.train.step import Settings
+from radvqa.train.weights import save_weights
 
 
 def run_stage(
     vlm: Vlm,
     stage: Stage,
-    rows: Sequence[Row],
+    sources: Mapping[str, SampleRows],
     store: ImageStore,
     *,
     folder: Path,
     seed: int,
     progress: Progress,
     watch: Watch,
+    features: "Features",
+    sharding: Literal["none", "fsdp2"] = "none",
+    trackers: tuple[str, ...] = (),
+    processes: Processes = ALONE,
 ) -> None:
     """Train one stage to its end (or from its checkpoint) and write ``stage.json`` and its weights into ``folder``.
 
+    Args:
+        vlm: the model; weights change in place.
+        stage: what to do.
+        sources: the rows to train on, by name of their source.
+        store: pictures of all rows.
+        folder: of the stage.
+        seed: all random choices follow from it.
+        progress: told what goes on.
+        watch: looks at generated answers.
+        features: where outputs of a frozen tower are kept.
+        sharding: how several processes hold the weights.
+        trackers: accelerate's names.
+        processes: that train together.
+
     Raises:
         ModelError: the adapters reach other modules than they should.
-        TrainError: nothing learns or the loss is not finite.
-        RunError: an earlier start of this stage had other pictures or another base.
+        TrainError: nothing learns, the memory is full, or loss or gradients are out of bounds.
+        RunError: an earlier start of this stage had other pictures or another base; or the folder cannot be written.
+        Stopped: SIGTERM came.
     """
-    _require_same_start(folder, {"base": vlm.digest, "pictures": store.digest([row.image for row in rows])})
-    prepare(vlm, stage.lora, projector=stage.projector, seed=seed)
+    images = list(dict.fromkeys(image for rows in sources.values() for image in rows.images))
+    if processes.leads:
+        _require_same_start(folder, {"base": vlm.digest, "pictures": store.digest(images)})
+    prepare(vlm, stage, seed=seed)
     counts = trainable_counts(vlm.network)
-    feed = Feed(rows, batch_size=stage.batch_size, seed=seed, questions_per_row=stage.questions_per_image)
-    updates = stage.length_in_updates(len(rows))
+    feed = Feed(sources, plan_of(stage, sources, seed=seed), seed=seed, questions_per_row=stage.questions_per_image)
+    updates = feed.plan.updates
     learning = ", ".join(f"{part} {count:,}" for part, count in counts.items() if count)
-    progress.say(f"{stage.name}: {len(rows):,} rows, {updates:,} updates of {stage.batch_size}; trainable: {learning}")
-    settings = Settings(
+    rows = ", ".join(f"{len(some):,} of {name}" for name, some in sources.items())
+    progress.say(f"{stage.name}: rows: {rows}; {updates:,} updates of {stage.batch_size}; trainable: {learning}")
+    folder.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    pictures = _pictures(
+        vlm, stage, images, store, seed=seed, progress=progress, features=features, processes=processes
+    )
+    vlm.checkpoint_gradients(on=stage.gradient_checkpointing)
+    micro = _micro_batch_size(vlm, stage, sources, pictures, folder, progress=progress, processes=processes)
+    history = train(
+        vlm,
+        feed,
+        pictures,
+        _settings(stage, updates=updates, micro=micro, seed=seed, sharding=sharding, trackers=trackers),
+        folder=folder,
+        progress=progress,
+        watch=watch,
+        processes=processes,
+    )
+    save_weights(vlm, folder, processes=processes)
+    if processes.leads:
+        summary = _summary(stage, history, feed, planned=updates)
+        write_json(
+            folder / "stage.json",
+            {
+                **summary,
+                "seconds_of_last_start": time.perf_counter() - began,
+                "trainable": counts,
+                "adapter_modules": adapted_modules(vlm),
+                "layout": vlm.layout,
+                "micro_batch_size": micro,
+                "processes": processes.size,
+            },
+        )
+
+
+def plan_of(stage: Stage, sources: Mapping[str, SampleRows], *, seed: int) -> Plan:
+    """Which source every place of every update draws from.
+
+    Raises:
+        TrainError: the sources are used up before the stage ends.
+    """
+    updates = stage.length_in_updates(sum(len(rows) for rows in sources.values()))
+    limits = [stage.mixture.get(name, Source()).epochs for name in sources]
+    return Plan(
+        shares([_share(stage.mixture.get(name, Source())) for name in sources], updates),
+        sizes=[len(rows) for rows in sources.values()],
+        most=[
+            None if limit is None else math.floor(limit * len(rows))
+            for limit, rows in zip(limits, sources.values(), strict=True)
+        ],
+        batch_size=stage.batch_size,
+        seed=seed,
+    )
+
+
+def _share(source: Source) -> Share | None:
+    weight = source.weight
+    if isinstance(weight, Anneal):
+        return Share(shape=weight.shape, start=weight.start, end=weight.end, after=weight.after, until=weight.until)
+    return None if weight is None else Share.constant(weight)
+
+
+def _settings(
+    stage: Stage, *, updates: int, micro: int, seed: int, sharding: Literal["none", "fsdp2"], trackers: tuple[str, ...]
+) -> Settings:
+    watch = stage.watch
+    warmup = math.ceil(stage.warmup * updates) if stage.warmup_updates is None else stage.warmup_updates
+    return Settings(
         updates=updates,
-        micro_batch_size=stage.micro_batch_size or stage.batch_size,
+        micro_batch_size=micro,
         projector_rate=stage.learning_rate,
         language_rate=stage.lora_learning_rate or stage.learning_rate,
         vision_rate=stage.vision_learning_rate or stage.lora_learning_rate or stage.learning_rate,
-        warmup=stage.warmup,
+        schedule=stage.schedule,
+        warmup_updates=min(warmup, updates),
+        decay=stage.decay,
         weight_decay=stage.weight_decay,
+        betas=stage.betas,
         max_grad_norm=stage.max_grad_norm,
+        stop_grad_norm=stage.stop_grad_norm,
         loss_norm=stage.loss_norm,
         checkpoint_every=stage.checkpoint_every,
-        watch_every=stage.watch_every,
+        keep_checkpoints=stage.keep_checkpoints,
+        watch_every=watch.every if watch else 0,
+        keep=watch.keep if watch else "last",
+        patience=watch.patience if watch else None,
+        gradient_checkpointing=stage.gradient_checkpointing,
+        sharding=sharding,
+        trackers=trackers,
         seed=seed,
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    began = time.perf_counter()
-    pictures = _pictures(vlm, stage, rows, store, seed=seed, progress=progress)
-    records = train(vlm, feed, pictures, settings, folder=folder, progress=progress, watch=watch)
-    save_weights(vlm, folder)
-    write_json(
-        folder / "stage.json",
-        {
-            "stage": stage.name,
-            "updates": updates,
-            "questions": sum(record.questions for record in records),
-            "seconds": sum(record.seconds for record in records),
-            "seconds_of_last_start": time.perf_counter() - began,
-            "trainable": counts,
-            "adapter_modules": adapted_modules(vlm),
-            "layout": vlm.layout,
-            "lowest_loss": min(record.loss for record in records),
+
+
+def _summary(stage: Stage, history: History, feed: Feed, *, planned: int) -> dict[str, object]:
+    last = len(history.updates)
+    return {
+        "stage": stage.name,
+        "updates": last,
+        "planned_updates": planned,
+        "best_look": history.best(),
+        "kept": "best look" if stage.watch is not None and stage.watch.keep == "best" else "last update",
+        "questions": sum(record.questions for record in history.updates),
+        "seconds": sum(record.seconds for record in history.updates),
+        "lowest_loss": min(record.loss for record in history.updates),
+        "sources": {
+            name: {"rows": len(feed.rows_of(name)), "seen": int(feed.plan.drawn(last)[s]), "passes": passes}
+            for s, (name, passes) in enumerate(feed.passes(last).items())
         },
-    )
+    }
+
+
+def _micro_batch_size(
+    vlm: Vlm,
+    stage: Stage,
+    sources: Mapping[str, SampleRows],
+    pictures: Pictures,
+    folder: Path,
+    *,
+    progress: Progress,
+    processes: Processes,
+) -> int:
+    """As stated, or as many rows as the memory holds: measured once, because a resumed stage must compute the same."""
+    rows = stage.batch_size // processes.size
+    if stage.micro_batch_size != "auto":
+        return min(stage.micro_batch_size or rows, rows)
+    noted = folder / "micro_batch.json"
+    if processes.leads and not noted.is_file():
+        free = free_bytes(vlm.device)
+        size = fitting_micro_batch(partial(_peak_of_rows, vlm, stage, sources, pictures), rows, free)
+        progress.say(f"{stage.name}: micro-batches of {size} rows fit into {free / 2**30:.1f} GiB of free memory")
+        write_json(noted, size)
+    processes.wait()
+    measured = read_json(noted, int)
+    assert measured is not None
+    return measured
+
+
+def _peak_of_rows(vlm: Vlm, stage: Stage, sources: Mapping[str, SampleRows], pictures: Pictures, count: int) -> int:
+    """Bytes that forward and backward of the longest rows take at most beside what is there already."""
+    longest = [rows[index] for rows in sources.values() for index in rows.longest(count)]
+    longest.sort(key=lambda row: -sum(len(question.prompt) + len(question.answer) for question in row.questions))
+    some = (longest * count)[:count]
+    limit = stage.questions_per_image
+    some = [Row(row.image, row.questions[:limit]) for row in some]
+
+    def step() -> None:
+        vlm.network.train()
+        logits = vlm.supervised_logits(vlm.batch(some), pictures.vision(some, update=1))
+        torch.autograd.backward(logits.logsumexp(-1).sum())
+
+    try:
+        return peak_of(step, vlm.device)
+    finally:
+        vlm.network.zero_grad()
+        vlm.network.eval()
 
 
 def _require_same_start(folder: Path, inputs: Mapping[str, str]) -> None:
@@ -102,122 +254,40 @@ def _require_same_start(folder: Path, inputs: Mapping[str, str]) -> None:
             )
 
 
-def prepare(vlm: Vlm, lora: Lora | None, *, projector: bool, seed: int) -> None:
-    """Freeze everything but the adapters and, where wanted, the projector; attach adapters that are not there yet.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """Where outputs of frozen towers are kept, and how many bytes they may take in all."""
 
-    Raises:
-        TrainError: adapters of another shape are attached already, or a stage without adapters follows one with them.
-    """
-    attached = vlm.network.peft_config["default"] if hasattr(vlm.network, "peft_config") else None
-    if lora is None:
-        if attached is not None:
-            raise TrainError(
-                "a stage without lora follows one with it", fix="repeat the lora section, or put this stage first"
-            )
-        vlm.network.requires_grad_(False)
-        vlm.projector.requires_grad_(projector)
-        return
-    if attached is None:
-        attach_lora(
-            vlm,
-            rank=lora.rank,
-            alpha=lora.alpha,
-            dropout=lora.dropout,
-            targets=lora.targets,
-            parts=lora.parts,
-            base_name=vlm.name,
-            revision=vlm.revision,
-            seed=seed,
-        )
-    else:
-        wanted = (lora.rank, lora.alpha, lora.dropout, target_pattern(lora.parts, lora.targets))
-        there = (attached.r, attached.lora_alpha, attached.lora_dropout, attached.target_modules)
-        if wanted != there:
-            raise TrainError(
-                "the adapters of the stage before have another shape",
-                expected="rank {}, alpha {}, dropout {}, modules {}".format(*there),
-                got="rank {}, alpha {}, dropout {}, modules {}".format(*wanted),
-                fix="give all stages with lora the same section",
-            )
-    for name, parameter in vlm.network.named_parameters():
-        if "multi_modal_projector" in name:
-            parameter.requires_grad_(projector and "modules_to_save" in name)
-
-
-def save_weights(vlm: Vlm, folder: Path) -> None:
-    """Write what was learned: a PEFT adapter with the projector, or the projector alone when there are no adapters."""
-    if hasattr(vlm.network, "peft_config"):
-        vlm.network.save_pretrained(folder / "adapter")
-    else:
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in vlm.projector.state_dict().items()}
-        write_bytes(folder / PROJECTOR_FILE, save(state))
-
-
-def load_weights(vlm: Vlm, stage: Stage, folder: Path, *, seed: int) -> None:
-    """Put what a finished stage left into the model.
-
-    Raises:
-        TrainError: the stage's weights are not there, damaged, or not of this model.
-    """
-    prepare(vlm, stage.lora, projector=stage.projector, seed=seed)
-    file = folder / ("adapter/adapter_model.safetensors" if stage.lora else PROJECTOR_FILE)
-    if not file.is_file():
-        raise TrainError(
-            "the weights of a finished stage are missing", where=str(file), fix="delete the run and repeat it"
-        )
-    try:
-        state = load_file(file)
-    except SafetensorError as error:
-        raise TrainError(
-            "the weights of a finished stage are damaged",
-            where=str(file),
-            got=str(error),
-            fix="delete the run and repeat it",
-        ) from error
-    if stage.lora is None:
-        vlm.projector.load_state_dict(state)
-        return
-    _load_adapter(vlm, state, file)
-
-
-def _load_adapter(vlm: Vlm, state: Mapping[str, torch.Tensor], file: Path) -> None:
-    from peft import get_peft_model_state_dict, set_peft_model_state_dict
-
-    again = "delete the run and repeat it"
-    wanted = get_peft_model_state_dict(vlm.network)
-    if unknown := sorted(state.keys() - wanted.keys()):
-        raise TrainError(
-            "the adapter has weights this model has no place for",
-            where=str(file),
-            got=f"{len(unknown)} of them, e.g. {unknown[0]}",
-            fix=again,
-        )
-    if missing := sorted(wanted.keys() - state.keys()):
-        raise TrainError(
-            "the adapter lacks weights of this stage",
-            where=str(file),
-            expected=f"{len(wanted)} tensors",
-            got=f"{len(state)}; missing is {missing[0]}",
-            fix=again,
-        )
-    if other := [name for name in sorted(wanted) if state[name].shape != wanted[name].shape]:
-        raise TrainError(
-            "the adapter has weights of another shape than this model",
-            where=f"{file}, {other[0]}",
-            expected=str(tuple(wanted[other[0]].shape)),
-            got=str(tuple(state[other[0]].shape)),
-            fix=again,
-        )
-    set_peft_model_state_dict(vlm.network, dict(state))
+    cache: Path
+    most_bytes: int
 
 
 def _pictures(
-    vlm: Vlm, stage: Stage, rows: Sequence[Row], store: ImageStore, *, seed: int, progress: Progress
+    vlm: Vlm,
+    stage: Stage,
+    images: Sequence[Path],
+    store: ImageStore,
+    *,
+    seed: int,
+    progress: Progress,
+    features: Features,
+    processes: Processes,
 ) -> Pictures:
     if stage.augment:
         return AugmentedPictures(store, seed=seed)
-    if any(parameter.requires_grad for parameter in vlm.vision_encoder.parameters()):
+    learns = any(parameter.requires_grad for parameter in vlm.vision_encoder.parameters())
+    if learns or stage.features == "computed":
         return StoredPictures(store)
-    paths = list(dict.fromkeys(row.image for row in rows))
-    with progress.track(f"{stage.name}: features of the frozen tower", len(paths), unit="images") as tick:
-        return FrozenFeatures(vlm, store, paths, seen=tick)
+    with progress.track(f"{stage.name}: features of the frozen tower", len(images), unit="images") as tick:
+        if not processes.leads:
+            processes.wait()
+        stored = FeatureStore.build(vlm, store, images, cache=features.cache, most_bytes=features.most_bytes, seen=tick)
+        if processes.leads:
+            processes.wait()
+    if isinstance(stored, FeaturesDoNotFit):
+        progress.say(
+            f"{stage.name}: features of all pictures take {stored.needed_bytes / 2**30:.1f} GiB, more than "
+            f"feature_cache_gib allows ({stored.most_bytes / 2**30:.1f}): they are computed at every use"
+        )
+        return StoredPictures(store)
+    return FrozenFeatures(stored)

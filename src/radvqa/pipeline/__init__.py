@@ -1,0 +1,249 @@
+"""The main path of a run, top to bottom: read data, train stages, predict, score, explain, report.
+
+Every step reads and writes files in the run folder and is skipped when its done mark is there, so a run that was
+stopped at any point goes on there when it is started again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+from radvqa.errors import DataError, RunError
+from radvqa.evaluate.floors import majority, question_only
+from radvqa.evaluate.predict import Condition, predict
+from radvqa.evaluate.summary import compare_conditions, summarise
+from radvqa.explain.cases import Case, choose, explain_sample
+from radvqa.models.layout import PROMPT_ID
+from radvqa.models.vlm import Vlm
+from radvqa.pipeline.samples import adapters_of, read_samples
+from radvqa.pipeline.training import first_images, pictures, require_trained, train, write_provenance
+from radvqa.recipe import Recipe
+from radvqa.records import read_records, unwritable, write_json, write_records
+from radvqa.report.page import write_report
+from radvqa.run.folder import RunFolder
+from radvqa.run.progress import Progress
+from radvqa.run.provenance import digest_files
+from radvqa.sample import Prediction
+from radvqa.train.parallel import ALONE, Processes
+
+__all__ = [
+    "Until",
+    "evaluate",
+    "explain",
+    "read_predictions",
+    "read_samples",
+    "report",
+    "require_trained",
+    "run",
+    "train",
+    "train_again",
+]
+
+Until = Literal["train", "evaluate", "explain", "report"]
+
+
+def run(recipe: Recipe, *, command: str, until: str = "report", progress: Progress) -> RunFolder | None:
+    """Do the whole recipe, or go on where an earlier start of the same recipe stopped, and return its folder.
+
+    Of several processes (torchrun, ``accelerate launch``) the leader does what comes after training, and the others
+    return None.
+
+    Args:
+        recipe: what to do.
+        command: as typed, kept in the folder.
+        until: last step: ``train``, ``evaluate``, ``explain`` or ``report``.
+        progress: told what goes on.
+
+    Raises:
+        RadvqaError: see the steps; everything finished before stays and is used by the next start.
+    """
+    processes = Processes.join()
+    folder = _create(recipe, command, processes)
+    trained = train(folder, progress=progress, processes=processes)
+    processes.leave()
+    if not processes.leads:
+        return None
+    if until == "train":
+        return folder
+    # Layers that are spread over processes cannot answer in one of them.
+    vlm = train(folder, progress=progress, processes=ALONE) if recipe.sharding != "none" else trained
+    if not folder.is_done("evaluate", {}):
+        evaluate(folder, vlm=vlm, progress=progress)
+    if until == "evaluate":
+        return folder
+    if not folder.is_done("explain", _explained_from(folder)):
+        explain(folder, vlm=vlm, progress=progress)
+    if until != "explain":
+        report(folder, progress=progress)
+    return folder
+
+
+def train_again(folder: RunFolder, *, command: str, progress: Progress) -> bool:
+    """Train what is left of a run, alone or with the processes of a launcher; whether this one is the leader."""
+    processes = Processes.join()
+    if processes.leads:
+        folder.lock()
+        folder.note_command(command)
+    train(folder, progress=progress, processes=processes)
+    processes.leave()
+    return processes.leads
+
+
+def _create(recipe: Recipe, command: str, processes: Processes) -> RunFolder:
+    """The run folder, made by the leader."""
+    if processes.leads:
+        folder = RunFolder.create(recipe, command=command)
+        processes.wait()
+        return folder
+    processes.wait()
+    return RunFolder.open(recipe.output / f"{recipe.name}_{recipe.digest()}")
+
+
+def evaluate(folder: RunFolder, *, vlm: Vlm | None = None, progress: Progress) -> None:
+    """Answer the evaluation split under every condition, add the floors, and write ``summary.json``.
+
+    Attention maps of other answers than these are taken out of the run. ``vlm`` is what ``train``
+    returned; without it, it is asked for.
+    """
+    folder.lock()
+    recipe = folder.recipe
+    settings = recipe.evaluate
+    samples = read_samples(folder, progress=progress)
+    asked = first_images(samples[settings.dataset, settings.split], settings.limit)
+    vlm = vlm or train(folder, progress=progress)
+    store = pictures(recipe, vlm, [one.image for one in asked], progress=progress)
+    write_provenance(folder, vlm, progress=progress)
+    # If this is stopped half-way, the mark of an earlier evaluation must not vouch for a mixture of both.
+    folder.forget("evaluate")
+    conditions: tuple[Condition, ...] = ("model", *settings.controls)
+    predictions: dict[str, list[Prediction]] = {}
+    for condition in conditions:
+        with progress.track(f"answers, {condition} images", len(asked), unit="questions") as tick:
+            predictions[condition] = predict(
+                vlm,
+                asked,
+                store,
+                condition=condition,
+                max_new_tokens=settings.max_new_tokens,
+                batch_size=settings.batch_size,
+                seed=recipe.seed,
+                done=tick,
+            )
+        write_records(_prediction_file(folder, condition), predictions[condition])
+    # The question-only floor knows the evaluated data set's own training questions, or else all of them.
+    own = samples.get((settings.dataset, "train"))
+    floor_source = (
+        list(own) if own is not None else [one for name in recipe.trained_on for one in samples[name, "train"]]
+    )
+    for name, floor in (("majority", majority), ("question_only", question_only)):
+        predictions[name] = floor(floor_source, asked)
+        write_records(_prediction_file(folder, name), predictions[name])
+    write_json(
+        folder.file("summary.json"),
+        {
+            "dataset": settings.dataset,
+            "split": settings.split,
+            "limit": settings.limit,
+            "layout": vlm.layout,
+            "prompt_id": PROMPT_ID,
+            "condition": "model",
+            "conditions": {name: summarise(found, slices=settings.slices) for name, found in predictions.items()},
+            "comparisons": compare_conditions(predictions, reference="model"),
+        },
+    )
+    folder.mark_done("evaluate", {})
+    if not folder.is_done("explain", _explained_from(folder)):
+        folder.forget("explain")
+        _remove(folder.file("explain/index.json"))
+
+
+def explain(folder: RunFolder, *, sample_ids: Sequence[str] = (), vlm: Vlm | None = None, progress: Progress) -> None:
+    """Draw the attention maps of chosen samples and list them in ``explain/index.json``.
+
+    ``vlm`` is what ``train`` returned; without it, it is asked for.
+
+    Raises:
+        RunError: the run was not evaluated yet.
+        DataError: a sample id is not in the evaluated split.
+    """
+    folder.lock()
+    recipe = folder.recipe
+    settings = recipe.explain
+    predictions = {one.sample_id: one for one in read_predictions(folder)}
+    chosen = list(sample_ids or settings.sample_ids) or choose(list(predictions.values()), settings.samples)
+    if unknown := [one for one in chosen if one not in predictions]:
+        raise DataError(
+            f"no evaluated sample is called {unknown[0]!r}",
+            where=str(_prediction_file(folder, "model")),
+            fix="take a sample_id of that file",
+        )
+    folder.forget("explain")
+    asked = [predictions[one] for one in chosen]
+    cases = _draw_cases(folder, vlm or train(folder, progress=progress), asked, progress=progress) if asked else []
+    write_json(folder.file("explain/index.json"), [asdict(case) for case in cases])
+    folder.mark_done("explain", _explained_from(folder))
+
+
+def report(folder: RunFolder, *, progress: Progress) -> Path:
+    """Write ``report.html`` from the files of the run folder."""
+    folder.lock()
+    page = write_report(folder.path)
+    progress.say(f"report: {page}")
+    return page
+
+
+def read_predictions(folder: RunFolder, condition: str = "model") -> list[Prediction]:
+    """The predictions of one condition. Raises ``RunError`` when the run was not evaluated yet."""
+    path = _prediction_file(folder, condition)
+    if not path.is_file():
+        raise RunError("this run has no predictions yet", where=str(path), fix=f"radvqa evaluate {folder.path}")
+    return read_records(path, Prediction)
+
+
+def _prediction_file(folder: RunFolder, condition: str) -> Path:
+    split = folder.recipe.evaluate.split
+    return folder.file(
+        f"predictions/{split}.jsonl" if condition == "model" else f"predictions/{split}_{condition}.jsonl"
+    )
+
+
+def _draw_cases(folder: RunFolder, vlm: Vlm, asked: Sequence[Prediction], *, progress: Progress) -> list[Case]:
+    recipe = folder.recipe
+    samples = read_samples(folder, progress=progress)[recipe.evaluate.dataset, recipe.evaluate.split]
+    by_id = {sample.sample_id: sample for sample in samples}
+    adapter = adapters_of(recipe)[recipe.evaluate.dataset]
+    store = pictures(recipe, vlm, [by_id[one.sample_id].image for one in asked], progress=progress)
+    cases = []
+    with progress.track("attention maps", len(asked), unit="samples") as tick:
+        for prediction in asked:
+            sample = by_id[prediction.sample_id]
+            tick(1)
+            if not prediction.text:
+                progress.say(f"  {prediction.sample_id}: the answer is empty, there is no token to explain")
+                continue
+            cases.append(
+                explain_sample(
+                    vlm,
+                    sample,
+                    prediction,
+                    store,
+                    alpha=recipe.explain.alpha,
+                    regions=adapter.regions(sample.image_id),
+                    folder=folder.file("explain"),
+                )
+            )
+    return cases
+
+
+def _explained_from(folder: RunFolder) -> dict[str, str]:
+    """What attention maps are drawn for: the answers. Empty before there are any."""
+    predictions = _prediction_file(folder, "model")
+    return {"predictions": next(iter(digest_files([predictions]).values()))} if predictions.is_file() else {}
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from error
