@@ -12,9 +12,9 @@ import radvqa
 SOURCE = Path(radvqa.__file__).parent
 LAYERS = (
     "errors", "sample", "records", "recipe", "run", "data", "html", "models", "llm", "train", "evaluate", "audit",
-    "synth", "explain", "report", "pipeline", "cli", "__main__",
+    "synth", "explain", "report", "publish", "pipeline", "bench", "cli", "__main__",
 )  # fmt: skip
-TORCH_ALLOWED = ("models", "train", "explain", "evaluate/predict.py", "pipeline.py")
+TORCH_ALLOWED = ("models", "train", "explain", "evaluate/predict.py", "publish", "pipeline", "bench")
 
 
 def layer_of(path: Path, source: Path) -> str:

@@ -345,6 +345,17 @@ def test_a_checkpointed_frozen_tower_keeps_nothing(opened, seen, samples, order)
     assert {part_of(name) for name in found} == {"projector", "language_model"}
 
 
+def test_a_frozen_tower_runs_no_backward_even_if_its_embeddings_require_gradients(vlm, seen, samples):
+    """What other libraries' hooks do."""
+    vlm.base.enable_input_require_grads()
+    vlm.projector.requires_grad_(True)
+    outputs = []
+    vlm.vision_encoder.register_forward_hook(lambda _, __, output: outputs.append(output.last_hidden_state))
+    batch = vlm.batch(vlm.rows(samples[:6], answers=True))
+    gradients(vlm, batch, seen(batch))
+    assert (outputs[0].grad_fn, outputs[0].requires_grad) == (None, False)
+
+
 def test_answers_while_checkpointing_keep_their_cache(vlm, seen, samples, caplog):
     """Layers recompute in training mode only; in it, transformers would drop the keys and values."""
     prompts = vlm.batch(vlm.rows(samples[:6], answers=False))

@@ -17,6 +17,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from radvqa.errors import ModelError
 from radvqa.evaluate.predict import predict
 from radvqa.models.checkpoint_loading import load_network
+from radvqa.models.features import FeatureStore
 from radvqa.models.layout import Question, Row, additive_mask, attention_inputs, prompt_text, shared_image_mask
 from radvqa.models.opening import weights_digest
 from radvqa.models.vlm import Vision, part_of, trainable_counts
@@ -395,11 +396,12 @@ def projector_gradient(vlm, rows, vision, *, weight=1.0):
     return vlm.projector.linear.weight.grad
 
 
-def test_cached_features_equal_pixels(vlm, seen, store, samples):
+def test_cached_features_equal_pixels(vlm, seen, store, samples, tmp_path):
     rows = vlm.rows(samples, answers=True)
     batch = vlm.batch(rows)
     paths = list(dict.fromkeys(row.image for row in rows))
-    cached = FrozenFeatures(vlm, store, paths, seen=lambda _: None, batch_size=2).vision(rows, update=1)
+    features = FeatureStore.build(vlm, store, paths, cache=tmp_path, most_bytes=10**6, seen=lambda _: None)
+    cached = FrozenFeatures(features).vision(rows, update=1)
     torch.testing.assert_close(logits(vlm, batch, cached), logits(vlm, batch, seen(batch)), atol=1e-6, rtol=0)
     vlm.projector.requires_grad_(True)
     gradients = []

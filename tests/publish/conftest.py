@@ -27,14 +27,35 @@ def predictions(samples, right):
         Prediction(
             sample_id=one.sample_id, group_id=one.group_id, question=one.question,
             text=one.answers[0] if number % right else "nothing", references=one.answers, finished=True,
-            answer_type=one.answer_type, prompt_id="p", tags=dict(one.tags), image_id=one.image_id, logprob=-1.0, token_ids=(1,),
+            answer_type=one.answer_type, prompt_id="p", tags=dict(one.tags), image_id=one.image_id,
+            logprob=-1.0, token_ids=(1,),
         )
         for number, one in enumerate(samples)
     ]  # fmt: skip
 
 
 @pytest.fixture
-def trained(tmp_path, tiny_folder, samples):
+def evaluate():
+    """Write the summary of invented answers into a run: ``evaluate(run, samples)``."""
+
+    def written(run, samples):
+        found = {"model": predictions(samples, 4), "question_only": predictions(samples, 2)}
+        write_json(
+            run.file("summary.json"),
+            {
+                "dataset": "phantom", "split": "val", "limit": None, "layout": run.recipe.model.layout,
+                "prompt_id": "p", "condition": "model",
+                "conditions": {name: summarise(some, slices=[]) for name, some in found.items()},
+                "comparisons": compare_conditions(found, reference="model"),
+            },
+        )  # fmt: skip
+        run.mark_done("evaluate", {})
+
+    return written
+
+
+@pytest.fixture
+def trained(tmp_path, tiny_folder, samples, evaluate):
     """A trained run: ``trained("adapter", layout="shared_image", evaluated=True)``."""
     import torch
 
@@ -64,7 +85,7 @@ def trained(tmp_path, tiny_folder, samples):
             with torch.no_grad():
                 for parameter in vlm.network.parameters():
                     if parameter.requires_grad:
-                        parameter.add_(0.2 * torch.randn_like(parameter))
+                        parameter.add_((2.0 if kind == "projector" else 0.3) * torch.randn_like(parameter))
             folder = run.file(f"train/{stage.name}")
             folder.mkdir(parents=True)
             save_weights(vlm, folder)
@@ -87,18 +108,3 @@ def trained(tmp_path, tiny_folder, samples):
         return run, vlm
 
     return made
-
-
-def evaluate(run, samples):
-    """Write the summary of invented answers."""
-    found = {"model": predictions(samples, 4), "question_only": predictions(samples, 2)}
-    write_json(
-        run.file("summary.json"),
-        {
-            "dataset": "phantom", "split": "val", "limit": None, "layout": run.recipe.model.layout, "prompt_id": "p",
-            "condition": "model",
-            "conditions": {name: summarise(some, slices=[]) for name, some in found.items()},
-            "comparisons": compare_conditions(found, reference="model"),
-        },
-    )  # fmt: skip
-    run.mark_done("evaluate", {})

@@ -51,11 +51,11 @@ def names(folder):
 
 
 def answers(vlm, samples, store):
-    """Texts and logits of the answers to the first questions, each alone in its row."""
+    """Texts and logits of the answers to questions, each alone in its row."""
     import numpy as np
 
     texts, logits = [], []
-    for sample in samples[:3]:
+    for sample in samples:
         vision = Vision(torch.tensor([0]), pixels=torch.from_numpy(np.array(store.pixels(sample.image)))[None])
         asked = vlm.batch([Row(sample.image, (vlm.question(sample, answer=False),))])
         texts.append(vlm.answer(asked, vision, max_new_tokens=24)[0].text)
@@ -77,7 +77,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("kind", "layout", "merge"), CASES)
-def test_an_export_gives_the_model_s_logits(trained, tmp_path, without_process, kind, layout, merge):
+def test_an_export_gives_the_model_s_logits(trained, tmp_path, without_process, kind, layout, merge):  # noqa: PLR0917
     run, _ = trained(kind, layout=layout, evaluated=True)
     folder = tmp_path / "out" / "mine"
     found = export(run, folder, merge=merge)
@@ -102,7 +102,7 @@ def test_radvqa_takes_a_merged_checkpoint_as_its_base(trained, tmp_path, samples
     export(run, tmp_path / "merged", merge=True, check=False)
     merged = open_vlm(Model(checkpoint=str(tmp_path / "merged"), dtype="float32"), say=lambda _: None)
     base = open_vlm(Model(checkpoint="tiny", dtype="float32"), say=lambda _: None)
-    (texts, logits), (own_texts, own), (_, before) = (answers(one, samples, store) for one in (merged, vlm, base))
+    (texts, logits), (own_texts, own), (_, before) = (answers(one, samples[:2], store) for one in (merged, vlm, base))
     assert texts == own_texts
     torch.testing.assert_close(logits, own, atol=1e-5 * float(own.abs().max()), rtol=0)
     assert (own - before).abs().max() > 1e-2  # else nothing was learned that could be lost
@@ -146,7 +146,8 @@ def test_bfloat16_is_within_its_bound(trained, tmp_path, without_process, merge)
     run, _ = trained("adapter", dtype="bfloat16")
     found = export(run, tmp_path / "out", merge=merge, dtype="bfloat16" if merge else "base")
     assert found.check.bound == BFLOAT16_BOUND
-    assert 0 < found.check.difference < found.check.bound * found.check.scale
+    assert merge == (found.check.difference > 0)
+    assert found.check.passed
 
 
 @pytest.mark.parametrize("difference", [float("nan"), float("inf"), 0.11])
@@ -195,16 +196,13 @@ def test_a_pattern_for_the_old_tree_alone_is_refused(adapter):
 
 
 def test_keys_of_the_old_tree_are_read(adapter):
-    """As transformers 4 wrote them; PEFT renames them."""
+    """As transformers 4.52 to 5.5 had them; PEFT renames them."""
     path = adapter[0] / "adapter_model.safetensors"
     renamed = {
-        name.replace("vision_tower.encoder", "vision_tower.vision_model.encoder")
-        .replace("base_model.model.model.vision_tower", "base_model.model.vision_tower")
-        .replace("base_model.model.model.language_model.", "base_model.model.language_model.model.")
-        .replace("base_model.model.model.multi_modal_projector", "base_model.model.multi_modal_projector"): tensor
+        name.replace("vision_tower.encoder", "vision_tower.vision_model.encoder"): tensor
         for name, tensor in load_file(path).items()
     }
-    assert not renamed.keys() & load_file(path).keys()
+    assert len(renamed.keys() - load_file(path).keys()) == 16
     save_file(renamed, path, metadata={"format": "pt"})
     assert checked(adapter).passed
 
@@ -274,15 +272,17 @@ def test_a_failure_leaves_nothing(trained, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("kind", "layout", "merge"), CASES)
-def test_the_program_of_the_card_gives_the_model_s_answer(
+def test_the_program_of_the_card_gives_the_model_s_answer(  # noqa: PLR0917
     trained, tmp_path, samples, store, monkeypatch, capsys, kind, layout, merge
 ):
     run, vlm = trained(kind, layout=layout)
     folder = tmp_path / "out"
     written = export(run, folder, merge=merge, check=False).kind
     (program,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL)
-    texts, _ = answers(vlm, samples, store)
-    number = next(number for number, text in enumerate(texts) if text)
+    texts, _ = answers(vlm, samples[:6], store)
+    # With an untrained decoder every answer may be empty; the logits of these are compared above.
+    number = next((number for number, text in enumerate(texts) if text), 0)
+    assert texts[number] or kind == "projector"
     base = [] if written == "checkpoint" else [vlm.name]
     arguments = ["ask.py", str(folder), *base, str(samples[number].image), samples[number].question]
     monkeypatch.setattr(sys, "argv", arguments)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from radvqa.records import read_records
-from radvqa.report.figures import BLUE, GREEN, ORANGE
+from radvqa.report.figures import BLUE, GREEN, INK, ORANGE
 from radvqa.report.mixture_figure import MixtureUpdate, SourceRecord, _moving_sum, is_mixed, mixture_figure
 
 
@@ -38,24 +38,34 @@ def pixels(png):
     return np.asarray(image.convert("RGB")).astype(int)
 
 
-def height(picture, colour):
-    """Median distance of the colour from the lower edge of the share panel's axes, as part of its height."""
+SHARE, LOSS = (slice(105, 386), slice(95, 720)), (slice(105, 386), slice(825, 1450))
+
+
+def heights(picture, colour, panel=SHARE):
+    """Distances of the pixels of about this colour from the lower edge of a panel, as parts of its height."""
     wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-    panel = picture[105:386, 95:720]
-    places, _ = np.nonzero(abs(panel - wanted).max(axis=-1) < 60)
-    return 1 - np.median(places) / len(panel)
+    places, _ = np.nonzero(abs(picture[panel] - wanted).max(axis=-1) < 60)
+    return 1 - places / (panel[0].stop - panel[0].start)
 
 
 @pytest.mark.parametrize("seen", [0.25, 0.75])
 def test_the_seen_share_is_drawn_where_it_belongs(seen):
     picture = pixels(mixture_figure(lines(200, seen=seen), title="Stage adapt"))
-    assert height(picture, ORANGE) == pytest.approx(seen, abs=0.03)
-    assert height(picture, BLUE) == pytest.approx(1 - seen, abs=0.03)
+    assert np.median(heights(picture, ORANGE)) == pytest.approx(seen, abs=0.03)
+    assert np.median(heights(picture, BLUE)) == pytest.approx(1 - seen, abs=0.03)
 
 
-def test_the_planned_share_reaches_the_picture():
-    one, other = (lines(200, planned=planned, seen=0.5) for planned in (0.25, 0.4))
-    assert mixture_figure(one, title="Stage adapt") != mixture_figure(other, title="Stage adapt")
+def test_the_planned_share_is_a_line_of_its_own():
+    ink = heights(pixels(mixture_figure(lines(200, planned=0.2, seen=0.5), title="Stage adapt")), INK)
+    for share, most in ((0.2, True), (0.8, True), (0.5, False)):
+        assert bool(np.count_nonzero(abs(ink - share) < 0.03) > 500) is most
+
+
+def test_the_loss_is_a_mean_over_the_questions_of_the_source():
+    # The second source, whose loss is half that of the first, has a row in every fourth update only.
+    picture = pixels(mixture_figure(lines(200, batch_size=1), title="Stage adapt"))
+    low, high = (np.median(heights(picture, colour, LOSS)) for colour in (ORANGE, BLUE))
+    assert low == pytest.approx(high / 2, abs=0.03)
 
 
 @pytest.mark.parametrize("updates", [1, 2, 3, 45])
@@ -65,10 +75,8 @@ def test_few_updates_can_be_drawn(updates):
 
 def test_a_source_that_gave_nothing_has_no_loss():
     picture = pixels(mixture_figure(lines(50, names=("roco", "medpix", "slake")), title="Stage adapt"))
-    green = [int(GREEN[i : i + 2], 16) for i in (1, 3, 5)]
-    close = abs(picture - green).max(axis=-1) < 60
-    assert not close[105:386, 800:].any()  # the panel of the loss
-    assert close.any()
+    assert not heights(picture, GREEN, LOSS).size
+    assert heights(picture, GREEN).size
 
 
 def test_the_same_numbers_give_the_same_bytes():

@@ -3,7 +3,14 @@ import torch
 from torch import nn
 
 from radvqa.errors import RunError, TrainError
-from radvqa.train.checkpoint import load_newest_state, save_state, trainable_parameters
+from radvqa.train.checkpoint import (
+    drop_best_but,
+    load_best,
+    load_newest_state,
+    save_best,
+    save_state,
+    trainable_parameters,
+)
 
 
 def network(seed):
@@ -78,16 +85,51 @@ def test_the_newest_two_are_kept(trained):
     assert restored(folder)[2] == 1000
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "other bytes"])
-def test_a_damaged_file_is_refused(trained, damage):
-    _, _, folder = trained
-    file = folder / "update-00000004.safetensors"
+@pytest.mark.parametrize("damage", ["cut", "empty", "other bytes", "one bit"])
+def test_a_damaged_newest_file_gives_way_to_the_one_before(trained, damage):
+    made, optimiser, folder = trained
+    steps(made, optimiser, 2, seed=3)
+    save_state(folder, 6, trainable_parameters(made), optimiser)
+    file = folder / "update-00000006.safetensors"
     content = file.read_bytes()
-    file.write_bytes({"cut": content[:-7], "empty": b"", "other bytes": b"\xff" * len(content)}[damage])
-    with pytest.raises(TrainError, match="a checkpoint is damaged") as caught:
-        restored(folder)
-    assert caught.value.where == str(file)
-    assert "delete this file" in caught.value.fix
+    flipped = bytes([*content[:-3], content[-3] ^ 4, *content[-2:]])
+    file.write_bytes(
+        {"cut": content[:-7], "empty": b"", "other bytes": b"\xff" * len(content), "one bit": flipped}[damage]
+    )
+    again, said = network(9), []
+    update = load_newest_state(folder, trainable_parameters(again), optimiser_of(again), say=said.append)
+    assert update == 4
+    (line,) = said
+    assert str(file) in line
+    assert "is damaged" in line
+    assert "the one before is taken" in line
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "update-00000004.safetensors",
+        "update-00000006.damaged",
+    ]
+
+
+def test_a_stage_whose_only_checkpoint_is_damaged_begins_anew_and_says_so(trained):
+    _, _, folder = trained
+    (folder / "update-00000004.safetensors").write_bytes(b"")
+    again, said = network(9), []
+    assert load_newest_state(folder, trainable_parameters(again), optimiser_of(again), say=said.append) == 0
+    assert len(said) == 1
+    assert torch.equal(again[1].weight, network(9)[1].weight)
+
+
+def test_the_weights_of_the_best_look_come_back(trained):
+    made, optimiser, folder = trained
+    best = {name: one.detach().clone() for name, one in trainable_parameters(made).items()}
+    save_best(folder, 4, trainable_parameters(made))
+    steps(made, optimiser, 2, seed=3)
+    save_best(folder, 6, trainable_parameters(made))
+    load_best(folder, 4, trainable_parameters(made))
+    assert all(torch.equal(best[name], one) for name, one in trainable_parameters(made).items())
+    drop_best_but(folder, 6)
+    with pytest.raises(TrainError, match="best look are damaged or not there"):
+        load_best(folder, 4, trainable_parameters(made))
+    assert (folder / "best-00000006.safetensors").is_file()
 
 
 def test_parameters_of_another_stage_are_refused(trained):

@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 from dataclasses import asdict, replace
 
 import pytest
@@ -8,6 +10,7 @@ from radvqa.errors import TrainError
 from radvqa.models.rows import SampleRows
 from radvqa.recipe import Lora, Stage
 from radvqa.run.progress import Progress
+from radvqa.run.stopping import Stopped, stoppable
 from radvqa.train import loop, loss, step
 from radvqa.train.checkpoint import trainable_parameters
 from radvqa.train.feed import Feed
@@ -228,3 +231,130 @@ def test_every_part_has_a_rate_of_its_own(open_tiny):
 def test_shared_image_rows_count_their_questions(start):
     records, _, _ = start(layout="shared_image", updates=2)
     assert [record.questions for record in records] == [12, 12]
+
+
+def looks(scores):
+    """A watch that sees these shares of right answers, in turn."""
+
+    def look(update):
+        return [{"update": update, "condition": "real", "overall": scores[update]}]
+
+    return look
+
+
+def test_the_weights_of_the_best_look_are_kept(start, monkeypatch):
+    scores = {1: 0.1, 2: 0.6, 3: 0.2, 4: 0.6, 5: 0.3, 6: 0.4}
+    kept = {}
+    original = loop.save_best
+
+    def remembering(folder, update, parameters, **others):
+        kept[update] = {name: one.detach().clone() for name, one in parameters.items()}
+        original(folder, update, parameters, **others)
+
+    monkeypatch.setattr(loop, "save_best", remembering)
+    _, weights, _ = start("best", watch=looks(scores), watch_every=1, keep="best")
+    _, last, _ = start("last", watch=looks(scores), watch_every=1)
+    assert sorted(kept) == [1, 2]
+    assert all(torch.equal(weights[name], kept[2][name]) for name in weights)
+    assert not all(torch.equal(weights[name], last[name]) for name in weights)
+
+
+def test_a_stage_without_a_better_look_stops_early_and_stays_stopped(start):
+    scores = {1: 0.5, 2: 0.4, 3: 0.5, 4: 0.9, 5: 0.1, 6: 0.1}
+    records, _, folder = start("early", watch=looks(scores), watch_every=1, patience=2)
+    assert [record.update for record in records] == [1, 2, 3]
+    again, _, _ = start("early", watch=looks(scores), watch_every=1, patience=2)
+    assert [record.update for record in again] == [1, 2, 3]
+    assert len(lines(folder / "metrics.jsonl")) == 3
+
+
+@pytest.mark.parametrize("last", [2, 3, 5])
+def test_a_killed_stage_that_keeps_its_best_look_ends_the_same(start, monkeypatch, last):
+    scores = {1: 0.3, 2: 0.4, 3: 0.9, 4: 0.5, 5: 0.6, 6: 0.7}
+    options = {"watch": looks(scores), "watch_every": 1, "keep": "best"}
+    _, weights, _ = start("whole", **options)
+    original = Step.run
+
+    def stops(self, update):
+        if update == last + 1:
+            raise KeyboardInterrupt
+        return original(self, update)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Step, "run", stops)
+        with pytest.raises(KeyboardInterrupt):
+            start("stopped", **options)
+    _, others, _ = start("stopped", **options)
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+def test_sigterm_saves_the_last_whole_update_and_ends(start, monkeypatch):
+    original = loss.question_losses
+    calls = []
+
+    def interrupted(*arguments, **others):
+        calls.append(1)
+        if len(calls) == 7:  # in the fourth update, between its two micro-batches
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments, **others)
+
+    with monkeypatch.context() as patch, stoppable():
+        patch.setattr(loss, "question_losses", interrupted)
+        with pytest.raises(Stopped) as caught:
+            start("stopped", micro_batch_size=2, checkpoint_every=100)
+    assert caught.value.code == 0
+    assert len(calls) == 7
+    again, others, folder = start("stopped", micro_batch_size=2, checkpoint_every=100)
+    assert [line["update"] for line in lines(folder / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+    undisturbed, expected, _ = start("parts", micro_batch_size=2, checkpoint_every=100)
+    assert timeless(again) == timeless(undisturbed)
+    assert all(torch.equal(expected[name], others[name]) for name in expected)
+
+
+def test_exploding_gradients_stop_with_the_samples(start):
+    with pytest.raises(TrainError, match="out of bounds at update 1") as caught:
+        start(stop_grad_norm=1e-6)
+    assert "phantom-train-00000" in caught.value.where
+    assert "stop_grad_norm" in caught.value.expected
+
+
+def test_full_memory_is_told_and_the_last_checkpoint_stays(start, monkeypatch):
+    original = loss.question_losses
+    calls = []
+
+    def full(*arguments, **others):
+        calls.append(1)
+        if len(calls) == 4:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+        return original(*arguments, **others)
+
+    monkeypatch.setattr(loss, "question_losses", full)
+    with pytest.raises(TrainError, match="memory") as caught:
+        start("full")
+    assert "micro_batch_size" in caught.value.fix
+    monkeypatch.undo()
+    records, _, folder = start("full")
+    assert len(records) == 6
+    assert (folder / "state" / "update-00000006.safetensors").is_file()
+
+
+def test_tensorboard_gets_every_source(start):
+    from tensorboardX.proto.event_pb2 import Event
+
+    _, _, folder = start(trackers=("tensorboard",))
+    (file,) = (folder / "trackers" / "radvqa").glob("events.*")
+    tags = set()
+    content = file.read_bytes()
+    at = 0
+    while at < len(content):
+        length = int.from_bytes(content[at : at + 8], "little")
+        event = Event.FromString(content[at + 12 : at + 12 + length])
+        tags |= {value.tag for value in event.summary.value}
+        at += 16 + length
+    assert {"train/loss", "mix/d/weight", "examples_seen/d", "epoch/d", "loss/d"} <= tags
+
+
+@pytest.mark.parametrize(("name", "what"), [("tensorbord", "no such tracker"), ("wandb", "is not installed")])
+def test_a_tracker_that_cannot_work_is_refused(start, name, what):
+    with pytest.raises(TrainError, match=what):
+        start(trackers=(name,))

@@ -1,3 +1,4 @@
+import tracemalloc
 from bisect import bisect_right
 from collections import Counter
 from itertools import accumulate
@@ -58,6 +59,7 @@ def drawn_sources(some):
 # Shares
 
 
+@settings(deadline=None)
 @given(st.lists(share, min_size=1, max_size=5), st.integers(1, 60))
 def test_relative_weights_sum_to_one(weights, updates):
     assume(all(min(one.start, one.end) > 1e-6 for one in weights[:1]))
@@ -67,6 +69,7 @@ def test_relative_weights_sum_to_one(weights, updates):
     np.testing.assert_allclose(planned.sum(axis=1), 1, rtol=0, atol=1e-12)
 
 
+@settings(deadline=None)
 @given(st.lists(share, min_size=1, max_size=4), st.integers(1, 60), st.data())
 def test_one_source_gets_the_rest(weights, updates, data):
     most = sum(max(one.start, one.end) for one in weights) or 1.0
@@ -121,9 +124,8 @@ def test_impossible_weights_are_refused(weights, what, update):
 
 
 def test_weights_that_sum_to_one_but_for_rounding_leave_nothing():
-    planned = shares([Share.constant(0.1)] * 10 + [None], 3)
-    assert planned[:, -1] == pytest.approx([0, 0, 0], abs=1e-9)
-    assert (planned >= 0).all()
+    planned = shares([Share.constant(0.4), Share.constant(0.6 + 1e-12), None], 3)
+    assert planned[:, 2].tolist() == [0, 0, 0]
 
 
 # Draws
@@ -193,6 +195,7 @@ def test_draws_do_not_depend_on_how_they_are_made_up_in_parts():
     assert whole.drawn(9_000)[[0, 2]].tolist() == [8_000, 300]
 
 
+@settings(max_examples=20, deadline=None)
 @given(st.randoms(use_true_random=False), st.sampled_from([1, 2, 4, 8]))
 def test_any_order_and_any_split_over_ranks_gives_the_same_slots(random, ranks):
     planned = shares([linear(0.8, 0.2), None], 30)
@@ -268,6 +271,19 @@ def test_places_of_an_update_are_drawn_apart_from_each_other():
     assert stats.chi2_contingency(table).pvalue > 0.001
 
 
+def test_a_long_plan_takes_little_more_than_a_byte_per_slot():
+    planned = shares([linear(0.9, 0.1), late(0.2, 0.5), None], 200_000)
+    tracemalloc.start()
+    try:
+        some = plan(planned, most=[100_000, None, None], batch_size=8)
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert some.drawn(200_000).sum() == 1_600_000
+    assert kept < 1_700_000
+    assert peak < 6_000_000
+
+
 # Limits and rows
 
 
@@ -317,6 +333,7 @@ def test_updates_that_do_not_exist_have_no_slots(update):
         plan(shares([None], 20)).slots(update)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(0, 3), st.integers(0, 5), st.integers(0, 2**32 - 1))
 def test_every_row_comes_once_per_pass(size, source, epoch, seed):
     ordinals = range(epoch * size, (epoch + 1) * size)

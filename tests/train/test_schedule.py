@@ -2,7 +2,7 @@ import math
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radvqa.train.schedule import learning_rate_factor
@@ -61,6 +61,7 @@ def test_a_decay_that_reaches_into_the_warm_up_begins_after_it():
     assert factors(10, 4, "wsd", decay=0.9) == factors(10, 4, "linear")
 
 
+@settings(deadline=None)
 @given(
     updates=st.integers(1, 300),
     warmup=st.floats(0, 1.5),

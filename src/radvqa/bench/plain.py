@@ -1,11 +1,11 @@
 """The path a user would write from the documentation: ``Trainer``, the stock processor in the collator, PEFT.
 
-It knows nothing of radvqa's layouts, image store or loss; only the adapted modules are chosen alike.
+It knows nothing of radvqa's layouts, image store or loss; only which modules get adapters is chosen alike.
 """
 
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,25 +21,21 @@ from transformers import (
     TrainingArguments,
 )
 
-from radvqa.models.embedded import image_processor
-from radvqa.models.lora import target_pattern
+from radvqa.models.lora import AdaptedPart, target_pattern
+from radvqa.models.processor import paligemma_processor
 from radvqa.sample import VqaSample
 
 RANK, ALPHA = 8, 16.0
-"""Of the adapters of both paths; without dropout, whose random numbers the two paths would draw in another order."""
+"""Of the adapters of both paths; without dropout, whose random numbers the two would draw in another order."""
+
+BETAS = (0.9, 0.99)
+MAX_GRAD_NORM = 1.0
+ADAPTED: tuple[AdaptedPart, ...] = ("vision_encoder", "language_model")
 
 
-def plain_network(checkpoint: str, *, adapters: bool, dtype: torch.dtype) -> tuple[Any, PaliGemmaProcessor]:
-    """Network and processor, with the projector learning, and LoRA on the attention of both towers where wanted.
-
-    Weights are loaded in ``dtype``; what learns is float32, as PEFT makes its adapters.
-    """
-    network = PaliGemmaForConditionalGeneration.from_pretrained(checkpoint, dtype=dtype)
-    processor = PaliGemmaProcessor(
-        image_processor=image_processor(network.config.vision_config.image_size),
-        tokenizer=AutoTokenizer.from_pretrained(checkpoint),
-    )
-    return adapted(network, adapters=adapters), processor
+def plain_network(checkpoint: str, *, adapters: bool, dtype: torch.dtype) -> Any:
+    """The checkpoint in ``dtype``, its projector learning in float32, with LoRA on both towers where wanted."""
+    return adapted(PaliGemmaForConditionalGeneration.from_pretrained(checkpoint, dtype=dtype), adapters=adapters)
 
 
 def adapted(network: Any, *, adapters: bool) -> Any:
@@ -52,11 +48,20 @@ def adapted(network: Any, *, adapters: bool) -> Any:
     config = LoraConfig(
         r=RANK,
         lora_alpha=ALPHA,
-        target_modules=target_pattern(("vision_encoder", "language_model"), "attention"),
+        target_modules=target_pattern(ADAPTED, "attention"),
         modules_to_save=["multi_modal_projector"],
     )
     torch.manual_seed(0)
-    return get_peft_model(network, config)
+    with warnings.catch_warnings():
+        # PEFT 0.21 reads an attribute that transformers 5.23 announces as deprecated.
+        warnings.simplefilter("ignore", FutureWarning)
+        return get_peft_model(network, config)
+
+
+def plain_processor(checkpoint: str, *, image_size: int, image_tokens: int) -> PaliGemmaProcessor:
+    """PaliGemma's stock processor for a checkpoint."""
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    return paligemma_processor(tokenizer, image_size=image_size, image_tokens=image_tokens)
 
 
 def collator(processor: PaliGemmaProcessor) -> Callable[[Sequence[VqaSample]], dict[str, Tensor]]:
@@ -64,7 +69,7 @@ def collator(processor: PaliGemmaProcessor) -> Callable[[Sequence[VqaSample]], d
 
     def collate(samples: Sequence[VqaSample]) -> dict[str, Tensor]:
         batch = processor(
-            text=[f"<image>answer {sample.language} {sample.question}" for sample in samples],
+            text=[f"<image>answer {sample.language} {' '.join(sample.question.split())}" for sample in samples],
             images=[Image.open(sample.image).convert("RGB") for sample in samples],
             suffix=[sample.answers[0] for sample in samples],
             return_tensors="pt",
@@ -75,24 +80,26 @@ def collator(processor: PaliGemmaProcessor) -> Callable[[Sequence[VqaSample]], d
     return collate
 
 
-class _Recording(Trainer):
-    """The stock trainer, with the loss of every step kept unrounded."""
+class _LossKeeping(Trainer):  # type: ignore[misc]
+    """The stock trainer; the loss of every update is kept, unrounded."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.losses: list[float] = []
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        loss = super().training_step(*args, **kwargs)
+        loss: Tensor = super().training_step(*args, **kwargs)
         self.losses.append(float(loss))
         return loss
 
 
-class _AfterStep(TrainerCallback):
-    def __init__(self, call: Callable[[int], None]) -> None:
+class _AfterUpdate(TrainerCallback):  # type: ignore[misc]
+    def __init__(self, trainer_losses: Callable[[], Sequence[float]], call: Callable[[int, float], None]) -> None:
+        self._losses = trainer_losses
         self._call = call
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        pass
-
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._call(state.global_step)
+        self._call(state.global_step, self._losses()[-1])
 
 
 def train_plainly(
@@ -104,9 +111,9 @@ def train_plainly(
     updates: int,
     rate: float,
     bf16: bool,
-    after_step: Callable[[int], None],
-) -> list[float]:
-    """Train on the samples in their order; the loss of every update. ``after_step`` is told its number, from 1."""
+    after_update: Callable[[int, float], None],
+) -> None:
+    """Train on the samples in their order with ``Trainer``; ``after_update`` gets the update's number and loss."""
     with tempfile.TemporaryDirectory() as folder:
         settings = TrainingArguments(
             output_dir=folder,
@@ -114,26 +121,22 @@ def train_plainly(
             max_steps=updates,
             learning_rate=rate,
             lr_scheduler_type="constant",
-            adam_beta2=0.99,
+            adam_beta1=BETAS[0],
+            adam_beta2=BETAS[1],
             weight_decay=0.0,
-            max_grad_norm=1.0,
+            max_grad_norm=MAX_GRAD_NORM,
             bf16=bf16,
             use_cpu=not torch.cuda.is_available(),
             train_sampling_strategy="sequential",
             remove_unused_columns=False,
             dataloader_pin_memory=torch.cuda.is_available(),
             save_strategy="no",
+            logging_strategy="no",
             report_to=[],
             disable_tqdm=True,
-            logging_strategy="no",
         )
-        trainer = _Recording(
-            model=network,
-            args=settings,
-            train_dataset=list(samples),
-            data_collator=collator(processor),
-            callbacks=[_AfterStep(after_step)],
+        trainer = _LossKeeping(
+            model=network, args=settings, train_dataset=list(samples), data_collator=collator(processor)
         )
-        trainer.losses = []
+        trainer.add_callback(_AfterUpdate(lambda: trainer.losses, after_update))
         trainer.train()
-    return trainer.losses

@@ -1,33 +1,23 @@
 """What can be known before a run: problems, all at once, and what the run would read and do. Without torch."""
 
 import inspect
-import shutil
-import tempfile
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
+from radvqa.cli.check_costs import costs
+from radvqa.cli.check_disk import output_folder
+from radvqa.cli.check_sizes import StageSize, Texts, fits
+from radvqa.cli.finding import Finding
 from radvqa.data import DatasetAdapter, open_entry
 from radvqa.data.adapter import Reading
 from radvqa.data.splits import RegroupedDataset
 from radvqa.errors import DataError, ModelError, RadvqaError, RecipeError
 from radvqa.evaluate.scorable import without_unscorable
-from radvqa.recipe import BUILT_IN_CHECKPOINTS, Dataset, Recipe, Stage
-from radvqa.records import unwritable
+from radvqa.recipe import BUILT_IN_CHECKPOINTS, Dataset, Recipe, Source, Stage
 from radvqa.sample import Split, VqaSample
-
-PROBE_BYTES = 1 << 20
-"""Written to an unnamed file in the output folder, which a full or read-only disk refuses."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One line of ``radvqa check``: a fact, or the problem that stands in its place."""
-
-    subject: str
-    fact: str = ""
-    problem: RadvqaError | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +27,10 @@ class _Size:
     exact: bool = True
 
 
-def check(recipe: Recipe) -> list[Finding]:
-    """Facts and problems of a recipe, in the order model, data sets, leaks, stages, evaluation, output.
+def check(recipe: Recipe, *, measure: bool = False) -> list[Finding]:
+    """Facts and problems of a recipe, in the order model, data sets, leaks, stages, costs, evaluation, output.
+
+    With ``measure`` the hours are those of this machine, whose speed is measured in a process of its own.
 
     Every data set is read as the run would read it, but for pictures: they need only exist, since decoding them takes
     minutes. The phantom corpus is not generated for this; its sizes are upper bounds.
@@ -48,9 +40,12 @@ def check(recipe: Recipe) -> list[Finding]:
     for name, split in _needed(recipe):
         findings.append(data.describe(name, split))
     findings += _leaks(recipe, data)
-    findings += [_stage(recipe, stage, data) for stage in recipe.stages]
+    sizes = {stage.name: data.stage_size(recipe, stage) for stage in recipe.stages}
+    findings += [_stage(recipe, stage, sizes[stage.name]) for stage in recipe.stages]
+    known = {name: size if isinstance(size, StageSize) else None for name, size in sizes.items()}
+    findings += costs(recipe, known, measure=measure)
     findings.append(_evaluation(recipe, data))
-    findings.append(_output(recipe.output))
+    findings.append(output_folder(recipe.output))
     return findings
 
 
@@ -108,6 +103,34 @@ class _Data:
             None if isinstance(reading, RadvqaError) else _Size(questions=len(reading.samples), images=_images(reading))
         )
 
+    def stage_size(self, recipe: Recipe, stage: Stage) -> StageSize | RadvqaError | None:
+        """The rows of a stage's sources; None if one cannot be read, a problem if none of its samples is wanted."""
+        texts = {}
+        for name in stage.trained_on:
+            size, source = self.size(name, "train"), stage.mixture.get(name, Source())
+            if size is None:
+                return None
+            if is_generated(self._entries[name]):
+                texts[name] = Texts.generated(
+                    questions=size.questions,
+                    images=size.images,
+                    model=recipe.model,
+                    most_questions=stage.questions_per_image,
+                )
+                continue
+            reading = self.reading(name, "train")
+            assert isinstance(reading, Reading)
+            wanted = [sample for sample in reading.samples if fits(sample, source)]
+            if not wanted:
+                return DataError(
+                    "no sample is left to train on",
+                    where=f"stage {stage.name}, source {name}",
+                    got=f"{len(reading.samples)} without the wanted tags",
+                    fix="widen only and at_least of this source",
+                )
+            texts[name] = Texts.of(wanted, recipe.model, most_questions=stage.questions_per_image)
+        return StageSize(stage=stage, texts=texts) if all(one.rows for one in texts.values()) else None
+
     def describe(self, name: str, split: Split) -> Finding:
         subject = f"data set {name}, {split}"
         adapter = self.adapter(name)
@@ -151,11 +174,12 @@ def _default(adapter: type[DatasetAdapter], option: str) -> int:
 
 
 def _needed(recipe: Recipe) -> list[tuple[str, Split]]:
-    """The splits that the run reads, each once: training first, then the evaluated one."""
+    """The splits that the run reads, each once: training first, then those looked at, then the evaluated one."""
     needed: dict[tuple[str, Split], None] = {}
     for stage in recipe.stages:
-        needed.update({(name, "train"): None for name in stage.datasets})
-    needed[recipe.evaluate.dataset, recipe.evaluate.split] = None
+        needed.update({(name, "train"): None for name in stage.trained_on})
+    needed.update(dict.fromkeys(recipe.watched))
+    needed[recipe.evaluated] = None
     return list(needed)
 
 
@@ -181,6 +205,27 @@ def _model(recipe: Recipe) -> Finding:
                 fix="correct model.checkpoint: embedded, a hub name, or the folder of a checkpoint",
             ),
         )
+    if model.is_hub_name and not folder.is_dir() and not re.fullmatch("[0-9a-f]+", model.revision or ""):
+        return Finding(
+            subject=subject,
+            problem=ModelError(
+                "the revision is no commit: a branch or tag may point elsewhere tomorrow",
+                where="model.revision",
+                expected="the hash of a commit",
+                got=str(model.revision),
+                fix=f"take it from https://huggingface.co/{model.checkpoint}/commits/main (docs/paligemma.md)",
+            ),
+        )
+    if model.projector is not None and not model.projector.is_file():
+        return Finding(
+            subject=subject,
+            problem=ModelError(
+                "the projector to start from is not there",
+                where=str(model.projector),
+                expected="train/<stage>/projector.safetensors of a run with an align stage",
+                fix="run that stage first, or correct model.projector",
+            ),
+        )
     source = "local folder" if folder.is_dir() else f"hub, revision {model.revision}; may need your hub login"
     return Finding(subject=subject, fact=f"{model.checkpoint} ({source}), layout {model.layout}")
 
@@ -188,11 +233,11 @@ def _model(recipe: Recipe) -> Finding:
 def _leaks(recipe: Recipe, data: _Data) -> Iterator[Finding]:
     """One finding per training set that shares groups with the evaluated split, or one fact that none does."""
     evaluate = recipe.evaluate
-    trained_itself = evaluate.split == "train" and any(evaluate.dataset in stage.datasets for stage in recipe.stages)
+    trained_itself = evaluate.split == "train" and any(evaluate.dataset in stage.trained_on for stage in recipe.stages)
     if evaluate.seen_pictures == "drop" and not trained_itself:
         yield Finding(subject="leaks", fact="evaluated groups and pictures are left out of training when the run reads")
         return
-    trained = list(dict.fromkeys(name for stage in recipe.stages for name in stage.datasets))
+    trained = list(dict.fromkeys(name for stage in recipe.stages for name in stage.trained_on))
     readable = True
     leaks = 0
     for name in trained:
@@ -232,21 +277,23 @@ def _shared_groups(recipe: Recipe, data: _Data, name: str) -> list[str] | None:
     return sorted({sample.group_id for sample in trained.samples} & {sample.group_id for sample in evaluated.samples})
 
 
-def _stage(recipe: Recipe, stage: Stage, data: _Data) -> Finding:
+def _stage(recipe: Recipe, stage: Stage, size: StageSize | RadvqaError | None) -> Finding:
     subject = f"stage {stage.name}"
-    learns = [*(["projector"] if stage.projector else []), *([f"LoRA rank {stage.lora.rank}"] if stage.lora else [])]
+    if isinstance(size, RadvqaError):
+        return Finding(subject=subject, problem=size)
+    learns = [
+        *(["projector"] if stage.projector else []),
+        *([f"LoRA rank {stage.lora.rank}"] if stage.lora else []),
+        *(f"the whole {part.replace('_', ' ')}" for part in stage.full),
+    ]
     if stage.updates is not None:
         return Finding(subject=subject, fact=f"{stage.updates} updates; learns {' and '.join(learns)}")
-    sizes = [data.size(name, "train") for name in stage.datasets]
-    known = [size for size in sizes if size is not None]
-    if len(known) < len(sizes):
+    if size is None:
         return Finding(subject=subject, fact="updates unknown: a data set cannot be read")
     shared = recipe.model.layout == "shared_image"
-    rows = sum(size.images if shared else size.questions for size in known)
-    bound = "" if all(size.exact for size in known) else "about " if shared else "at most "
+    bound = "" if size.exact else "about " if shared else "at most "
     unit = "images" if shared else "questions"
-    updates = stage.length_in_updates(rows)
-    fact = f"{bound}{updates:,} updates of {stage.batch_size} {unit}; learns {' and '.join(learns)}"
+    fact = f"{bound}{size.updates:,} updates of {stage.batch_size} {unit}; learns {' and '.join(learns)}"
     return Finding(subject=subject, fact=fact)
 
 
@@ -273,20 +320,6 @@ def _evaluation(recipe: Recipe, data: _Data) -> Finding:
         )
         return Finding(subject=subject, problem=problem)
     return Finding(subject=subject, fact=fact)
-
-
-def _output(output: Path) -> Finding:
-    subject = "output"
-    folder = output.absolute()
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(PROBE_BYTES))
-        free = shutil.disk_usage(folder).free
-    except OSError as error:
-        return Finding(subject=subject, problem=unwritable(output, error))
-    return Finding(subject=subject, fact=f"{output}: writable, {free / 2**30:.1f} GiB free")
 
 
 def _rejects(reading: Reading) -> str:

@@ -171,12 +171,14 @@ class Memory:
     learning: float
     """Gradients and the two moments of AdamW."""
     activations: float
-    logits: float
+    """What the backward pass needs of the forward pass."""
+    passing: float
+    """The larger one of the logits with what the loss makes of them, and the gradients inside one layer."""
 
     @property
     def total(self) -> float:
         """All together."""
-        return self.weights + self.learning + self.activations + self.logits
+        return self.weights + self.learning + self.activations + self.passing
 
 
 def trainable_parameters(geometry: Geometry, learning: Learning) -> int:
@@ -204,12 +206,14 @@ def step_memory(geometry: Geometry, learning: Learning, running: Running, some: 
     vision, language = geometry.vision, geometry.language
     length = vision.tokens + some.text
     decoder = _stored(geometry, learning, running, "language_model", length=length)
-    layers = _kept_layers(decoder, language, running) * some.rows * length
+    layers = _kept(decoder, language, running) * some.rows * length
+    inside = decoder * some.rows * length
     # The input of the last norm, and the row of embeddings before and after the image is put in.
     ends = some.rows * length * language.width * (FLOAT32 + 2 * running.number)
     if learning.tower_learns:
         tower = _stored(geometry, learning, running, "vision_encoder", length=vision.tokens)
-        layers += _kept_layers(tower, vision, running) * some.pictures * vision.tokens
+        layers += _kept(tower, vision, running) * some.pictures * vision.tokens
+        inside = max(inside, tower * some.pictures * vision.tokens)
     elif not cached:
         # One layer at a time, without autograd.
         ends = max(ends, some.pictures * vision.tokens * (vision.mlp + 4 * vision.width) * running.number)
@@ -217,7 +221,8 @@ def step_memory(geometry: Geometry, learning: Learning, running: Running, some: 
         weights=weight_bytes(geometry, learning, running),
         learning=3 * FLOAT32 * trainable,
         activations=layers + ends,
-        logits=LOGIT_BYTES * some.rows * some.answers * language.vocabulary,
+        # Checkpointing makes the activations of the layer at work anew, beside their gradients.
+        passing=max(LOGIT_BYTES * some.rows * some.answers * language.vocabulary, inside * (1 + running.checkpointing)),
     )
 
 
@@ -248,11 +253,9 @@ def _copy(running: Running) -> int:
     return running.number if running.number != FLOAT32 else 0
 
 
-def _kept_layers(stored: float, block: Tower | Decoder, running: Running) -> float:
-    """Bytes per token of all layers at the peak, the gradients of the layer at work included (about as much again)."""
-    if running.checkpointing:
-        return block.layers * block.width * running.number + 2 * stored
-    return (block.layers + 1) * stored
+def _kept(stored: float, block: Tower | Decoder, running: Running) -> float:
+    """Bytes per token that all layers of a part keep: what autograd stores, or their inputs with checkpointing."""
+    return block.layers * (block.width * running.number if running.checkpointing else stored)
 
 
 def _stored(geometry: Geometry, learning: Learning, running: Running, part: AdaptedPart, *, length: float) -> float:

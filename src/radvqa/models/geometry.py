@@ -118,7 +118,9 @@ _TINY = Geometry(
 
 
 def geometry_of(model: Model) -> Geometry | None:
-    """The sizes of a recipe's base model; None for a hub name that is neither known here nor in the hub's cache.
+    """The sizes of a recipe's base model.
+
+    None for a hub name that is neither known here nor in the hub's cache, and for a folder without ``config.json``.
 
     Raises:
         ModelError: the folder's ``config.json`` cannot be read or lacks a size.
@@ -128,7 +130,7 @@ def geometry_of(model: Model) -> Geometry | None:
     if model.checkpoint == "embedded":
         return replace(_EMBEDDED, vision=replace(_EMBEDDED.vision, image=model.image_size))
     if (folder := Path(model.checkpoint)).is_dir():
-        return read_geometry(folder / "config.json")
+        return read_geometry(folder / "config.json") if (folder / "config.json").is_file() else None
     if model.checkpoint in _KNOWN:
         return _KNOWN[model.checkpoint]
     cached = _in_hub_cache(model.checkpoint, model.revision) if model.is_hub_name else None

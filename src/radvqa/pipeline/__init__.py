@@ -25,7 +25,7 @@ from radvqa.run.folder import RunFolder
 from radvqa.run.progress import Progress
 from radvqa.run.provenance import digest_files
 from radvqa.sample import Prediction
-from radvqa.train.parallel import ALONE, Processes
+from radvqa.train.parallel import Processes
 
 __all__ = [
     "Until",
@@ -60,14 +60,12 @@ def run(recipe: Recipe, *, command: str, until: str = "report", progress: Progre
     """
     processes = Processes.join()
     folder = _create(recipe, command, processes)
-    trained = train(folder, progress=progress, processes=processes)
+    vlm = train(folder, progress=progress, processes=processes)
     processes.leave()
     if not processes.leads:
         return None
     if until == "train":
         return folder
-    # Layers that are spread over processes cannot answer in one of them.
-    vlm = train(folder, progress=progress, processes=ALONE) if recipe.sharding != "none" else trained
     if not folder.is_done("evaluate", {}):
         evaluate(folder, vlm=vlm, progress=progress)
     if until == "evaluate":

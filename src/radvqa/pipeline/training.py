@@ -60,6 +60,11 @@ def train(folder: RunFolder, *, progress: Progress, processes: Processes | None 
             load_weights(vlm, stage, folder_of[stage.name], seed=recipe.seed + index)
         elif index <= last_to_do:
             _run(folder, vlm, stage, samples, seed=recipe.seed + index, progress=progress, processes=processes)
+            if recipe.sharding != "none" and processes.size > 1:
+                # Layers that are spread over processes can neither answer in one of them nor get adapters.
+                vlm = open_vlm(recipe.model, say=lambda _: None)
+                for number, done in enumerate(recipe.stages[: index + 1]):
+                    load_weights(vlm, done, folder_of[done.name], seed=recipe.seed + number)
     if processes.leads:
         _publish_weights(folder, vlm, folder_of[recipe.stages[-1].name])
     return vlm

@@ -31,7 +31,7 @@ _BAR_STYLES: tuple[tuple[str, str], ...] = (
     (GREEN, "\\\\"),
     (PURPLE, "--"),
 )
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 9.5,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -96,8 +96,8 @@ def condition_bars(bars: Mapping[str, Mapping[str, Bar]], *, level: float) -> by
     if not bars:
         raise ValueError("no conditions to draw")
     groups = list(dict.fromkeys(group for by_group in bars.values() for group in by_group))
-    with rc_context(_STYLE):
-        figure = _figure(9.2, 3.9)
+    with rc_context(STYLE):
+        figure = new_figure(9.2, 3.9)
         axes = figure.subplots()
         width = 0.84 / len(bars)
         for number, (condition, by_group) in enumerate(bars.items()):
@@ -114,7 +114,7 @@ def condition_bars(bars: Mapping[str, Mapping[str, Bar]], *, level: float) -> by
         axes.set_yticks(range(0, 101, 20))
         axes.set_ylabel(f"Exact match in %, {100 * level:g} % interval")
         figure.legend(loc="outside upper center", ncols=min(len(bars), 5), fontsize=9, handlelength=1.4)
-        return _png(figure)
+        return png_of(figure)
 
 
 def learning_curves(updates: Sequence[Update], watch: Sequence[Watch], *, title: str) -> bytes:
@@ -128,8 +128,8 @@ def learning_curves(updates: Sequence[Update], watch: Sequence[Watch], *, title:
     if not updates:
         raise ValueError("no updates to draw")
     steps = np.array([update.update for update in updates])
-    with rc_context(_STYLE):
-        figure = _figure(9.2, 5.2)
+    with rc_context(STYLE):
+        figure = new_figure(9.2, 5.2)
         figure.suptitle(title, fontsize=11.5, fontweight="bold", x=0.01, ha="left")
         (loss_axes, watch_axes), (rate_axes, norm_axes) = figure.subplots(2, 2, sharex=True)
         _draw_loss(loss_axes, steps, _values(update.loss for update in updates))
@@ -144,7 +144,7 @@ def learning_curves(updates: Sequence[Update], watch: Sequence[Watch], *, title:
             axes.set_xlabel("Update")
             axes.set_ylim(bottom=0)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        return _png(figure)
+        return png_of(figure)
 
 
 def smoothed(values: npt.NDArray[np.float64], window: int) -> npt.NDArray[np.float64]:
@@ -201,14 +201,14 @@ def _annotate_bar(axes: Axes, x: float, height: float, score: Bar) -> None:
     axes.text(x, max(top, height) + 1.2, f"{height:.0f}", ha="center", va="bottom", fontsize=8)
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     engine = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
     figure = Figure(figsize=(width, height), facecolor="white", layout=engine)
     FigureCanvasAgg(figure)
     return figure
 
 
-def _png(figure: Figure) -> bytes:
+def png_of(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     return buffer.getvalue()

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from radvqa.report.figures import _STYLE, BLUE, GREEN, GREY, INK, ORANGE, PURPLE, _figure, _png
+from radvqa.report.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, STYLE, new_figure, png_of
 
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, "#56b4e9", "#e69f00", GREY)
 _DASHES: tuple[tuple[float, ...], ...] = ((), (5, 1.5), (1.5, 1), (6, 1.5, 1.5, 1.5), (3, 3), (8, 2), (1, 2))
@@ -62,19 +62,17 @@ def mixture_figure(lines: Sequence[MixtureUpdate], *, title: str) -> bytes:
     names = list(lines[0].sources)
     window = max(1, len(lines) // 20) | 1  # odd, so that the mean is centred
     over = f", mean of {window} updates" if window > 1 else ""
-    with rc_context(_STYLE):
-        figure = _figure(9.2, 5.6)
+    with rc_context(STYLE):
+        figure = new_figure(9.2, 5.6)
         figure.suptitle(title, fontsize=11.5, fontweight="bold", x=0.01, ha="left")
         panels = figure.subplots(2, 2, sharex=True)
         (share_axes, loss_axes), (rows_axes, passes_axes) = panels
         rows = _column(lines, names, lambda one: one.rows)
         questions = _column(lines, names, lambda one: one.questions)
-        known = [[0.0 if line.sources[name].loss is None else 1.0 for name in names] for line in lines]
-        losses = np.nan_to_num(_column(lines, names, lambda one: one.loss or 0.0))
+        losses = _column(lines, names, lambda one: one.loss or 0.0)  # none only without questions
         _draw_shares(share_axes, steps, _column(lines, names, lambda one: one.weight), rows, window)
         share_axes.set_title(f"Share of the rows in %{over}")
-        counted = _moving_sum(questions * known, window)
-        _draw_lines(loss_axes, steps, _ratio(_moving_sum(losses * questions * known, window), counted))
+        _draw_lines(loss_axes, steps, _ratio(_moving_sum(losses * questions, window), _moving_sum(questions, window)))
         loss_axes.set_title(f"Training loss{over}")
         _draw_lines(rows_axes, steps, _column(lines, names, lambda one: one.seen))
         rows_axes.set_title("Rows seen")
@@ -90,7 +88,7 @@ def mixture_figure(lines: Sequence[MixtureUpdate], *, title: str) -> bytes:
             axes.set_xlabel("Update")
         keys = [Line2D([], [], label=_label(name, lines[-1]), **_line(place)) for place, name in enumerate(names)]
         figure.legend(handles=keys, loc="outside lower center", ncols=min(len(keys), 3), fontsize=9, handlelength=3)
-        return _png(figure)
+        return png_of(figure)
 
 
 def _draw_shares(

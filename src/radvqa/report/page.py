@@ -31,6 +31,7 @@ from radvqa.report.contents import (
     stage_order,
 )
 from radvqa.report.figures import Bar, Update, Watch, condition_bars, learning_curves
+from radvqa.report.mixture_figure import MixtureUpdate, is_mixed, mixture_figure
 from radvqa.report.wording import duration, number, percent, points, span, verdict
 from radvqa.sample import Prediction, VqaSample
 
@@ -57,6 +58,7 @@ class TrainedStage:
     name: str
     counts: StageCounts | None
     curves: Picture
+    mixture: Picture | None
     watched: bool
 
 
@@ -73,7 +75,7 @@ class Example:
 def write_report(folder: Path) -> Path:
     """The path of ``report.html`` in the run folder ``folder``, written anew from the other files there.
 
-    Also writes ``train/<stage>/curves.png``. The same files give the same bytes.
+    Also writes ``train/<stage>/curves.png`` and, for mixtures, ``mixture.png``. The same files give the same bytes.
 
     Raises:
         RunError: there is no summary yet, a file is damaged, or the folder is not writable.
@@ -175,7 +177,7 @@ def _slice_score(scores: Scores, tag: str, value: str) -> Estimate:
 
 
 def _train_stages(folder: Path, *, order: Sequence[str]) -> list[TrainedStage]:
-    """The stages with a folder, those of the recipe first and in its order. Writes their ``curves.png``."""
+    """The stages with a folder, those of the recipe first and in its order. Writes their pictures."""
     found = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     names = [name for name in order if name in found] + [name for name in found if name not in order]
     return [_train_stage(folder / name) for name in names]
@@ -189,10 +191,17 @@ def _train_stage(folder: Path) -> TrainedStage:
         png = learning_curves(updates, watch, title=f"Stage {folder.name}")
         write_bytes(folder / "curves.png", png)
         curves = _png_picture(png)
+    mixture = None
+    mixed = read_optional(folder / "metrics.jsonl", MixtureUpdate)
+    if is_mixed(mixed):
+        png = mixture_figure(mixed, title=f"Mixture of stage {folder.name}")
+        write_bytes(folder / "mixture.png", png)
+        mixture = _png_picture(png)
     return TrainedStage(
         name=folder.name,
         counts=read_json(folder / "stage.json", StageCounts),
         curves=curves,
+        mixture=mixture,
         watched=bool(watch),
     )
 

@@ -32,12 +32,12 @@ def stoppable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _Asked.came = False
     before = signal.signal(signal.SIGTERM, _on_signal)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        _Asked.came = False
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def held() -> Iterator[None]:
 
 
 def asked_to_stop() -> bool:
-    """Whether SIGTERM came since ``stoppable`` began."""
+    """Whether SIGTERM came, inside ``stoppable``."""
     return _Asked.came
 
 

@@ -4,6 +4,7 @@ One safetensors file per checkpoint: trainable tensors and the optimiser's momen
 metadata. Random choices need no state, since data order and dropout follow from seed and update.
 """
 
+import contextlib
 import os
 import re
 import zlib
@@ -144,7 +145,8 @@ def _write(path: Path, tensors: Mapping[str, Tensor], update: int) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise unwritable(path, error if isinstance(error, OSError) else OSError(str(error))) from error
 
 

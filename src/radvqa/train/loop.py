@@ -118,7 +118,9 @@ def train(
             if done.stop:
                 keeper.stop(update, progress)
     keeper.take_best(progress)
-    accelerator.end_training()
+    # Not accelerator.end_training(), which would part the processes as well.
+    for tracker in accelerator.trackers:
+        tracker.finish()
     vlm.network.eval()
     return history
 
