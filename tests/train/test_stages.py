@@ -219,7 +219,7 @@ def test_whole_parts_learn_and_come_back(open_tiny, run, sample_file, store, par
 
 def test_a_wish_for_parts_that_the_stage_does_not_have_is_refused(per_question, monkeypatch):
     monkeypatch.setattr(type(per_question), "unfreeze", lambda *_: None)
-    with pytest.raises(TrainError, match="other parts would learn than the stage says"):
+    with pytest.raises(TrainError, match="other parameters learn than the stage says"):
         prepare(per_question, ALIGN.model_copy(update={"full": ("language_model",)}), seed=1)
 
 

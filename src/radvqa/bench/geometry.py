@@ -228,12 +228,13 @@ def _sample(folder: Path, geometry: Geometry) -> VqaSample:
     Image.fromarray(noise).save(path)
     return VqaSample(
         sample_id="noise",
+        image_id="noise",
+        group_id="noise",
         image=path,
         question=QUESTION,
         answers=(ANSWER,),
-        source="noise",
+        answer_type="open",
         split="train",
-        group="noise",
     )
 
 

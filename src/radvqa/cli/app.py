@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 import typer
 import typer.core
 
-from radvqa.cli import data, synth
+from radvqa.cli import bench, data, synth
+from radvqa.cli.export import export
 from radvqa.errors import RadvqaError, RunError
 from radvqa.run.stopping import Stopped, stoppable
 
@@ -66,6 +67,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app)
 app.add_typer(synth.app)
+app.add_typer(bench.app)
 
 
 def _print_version(wanted: bool) -> None:
@@ -136,6 +138,9 @@ def check(recipe: RecipePath, changes: Overrides = None, as_json: Json = False) 
         typer.echo(f"error: {problem}", err=True)
     if found:
         raise typer.Exit(2)
+
+
+app.command()(export)
 
 
 @app.command()

@@ -26,13 +26,13 @@ def disk(recipe: Recipe, geometry: Geometry, sizes: Sequence[StageSize]) -> list
     """What a run writes and where; a problem where there is too little room."""
     cache = user_cache_path("radvqa")
     pictures = sum({name: one.pictures for size in sizes for name, one in size.texts.items()}.values())
-    runs = {
+    runs: dict[str, float] = {
         "checkpoints": max(
             (checkpoint_bytes(geometry, learning_of(s), kept=s.keep_checkpoints) for s in recipe.stages), default=0
         ),
         "learned weights": sum(learned_bytes(geometry, learning_of(stage)) for stage in recipe.stages),
     }
-    caches = {"pictures at the model's size": picture_bytes(geometry.vision) * pictures}
+    caches: dict[str, float] = {"pictures at the model's size": picture_bytes(geometry.vision) * pictures}
     cached = {
         name: one.pictures for size in sizes if features_are_cached(size.stage) for name, one in size.texts.items()
     }
@@ -40,7 +40,7 @@ def disk(recipe: Recipe, geometry: Geometry, sizes: Sequence[StageSize]) -> list
         most = recipe.feature_cache_gib * GIB
         each = feature_bytes(geometry.vision, running_of(recipe.model, recipe.stages[0]))
         caches["vision features"] = min(most, each * sum(cached.values()))
-    needs = [("output", recipe.output, runs, 0)]
+    needs: list[tuple[str, Path, dict[str, float], int]] = [("output", recipe.output, runs, 0)]
     if pictures:
         needs.append(("caches", cache, caches, _folder_bytes(cache)))
     if recipe.model.is_hub_name:

@@ -31,7 +31,7 @@ def load_network(
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | None = None,
-    attention: Literal["sdpa", "eager"] = "sdpa",
+    attention: str = "sdpa",
     quantise: Literal["none", "nf4"] = "none",
 ) -> tuple[Any, Any]:
     """Network and tokenizer of a PaliGemma-1 checkpoint in evaluation mode.

@@ -104,7 +104,8 @@ def distinct_pictures(*, pictures: int, rows: int, drawn: int) -> float:
     """How many different pictures are expected among rows drawn without replacement, when all have as many rows."""
     if rows == 0 or pictures == 0:
         return 0.0
-    return pictures * (1 - max(0.0, 1 - drawn / rows) ** (rows / pictures))
+    missed: float = max(0.0, 1 - drawn / rows) ** (rows / pictures)
+    return pictures * (1 - missed)
 
 
 def _patch_work(tower: Tower) -> float:
@@ -263,7 +264,7 @@ def _stored(geometry: Geometry, learning: Learning, running: Running, part: Adap
     block: Tower | Decoder = geometry.vision if part == "vision_encoder" else geometry.language
     number, mode, width = running.number, learning.of(part), block.width
     norms = 2 * FLOAT32 * width
-    attention = 4 * number * _attention_width(block)
+    attention: float = 4 * number * _attention_width(block)
     if running.attention == "eager":
         attention += block.heads * length * (number + (FLOAT32 if number != FLOAT32 else 0))
     elif isinstance(block, Decoder):

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from radvqa.data.prompt import question_prefix
 from radvqa.errors import ModelError
+from radvqa.models.attention import PRODUCTS
 from radvqa.recipe import Layout
 
 IGNORE_INDEX = -100
@@ -33,7 +34,7 @@ PROMPT_ID = "paligemma-answer@1"
 PADDING, SHARED = -1, 0
 """Block numbers: padding, image and bos; question blocks count from 1."""
 
-MASKED_ATTENTION = ("sdpa", "eager")
+MASKED_ATTENTION = ("sdpa", "eager", PRODUCTS)
 """The implementations that apply the whole mask. FlashAttention's path drops the prefix blocks without a word."""
 
 
@@ -229,7 +230,7 @@ def require_prefix_attention(config: Any) -> None:
     """Refuse a PaliGemma configuration whose attention does not apply the prefix-LM mask.
 
     Raises:
-        ModelError: the implementation is neither sdpa nor eager (FlashAttention, flex, ...), in the whole or in a part.
+        ModelError: the implementation is another one (FlashAttention, flex, ...), in the whole or in a part.
     """
     for where, section in (("model", config), ("text", config.text_config), ("vision", config.vision_config)):
         name = section._attn_implementation

@@ -8,6 +8,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from radvqa.errors import ModelError
+from radvqa.models.attention import PRODUCTS
 from radvqa.models.checkpoint_loading import load_network, load_projector
 from radvqa.models.embedded import embedded_base
 from radvqa.models.tiny import tiny_base
@@ -46,7 +47,7 @@ def open_vlm(model: Model, *, say: Callable[[str], None]) -> Vlm:
         revision=model.revision,
         dtype=dtype,
         device=device,
-        attention=model.attention,
+        attention=attention_of(model.attention, dtype, device),
         quantise=model.quantise,
     )
     network.requires_grad_(False)
@@ -74,6 +75,13 @@ def weights_digest(name: str, revision: str | None) -> str:
     files = sorted(Path(name).glob("*.safetensors"))
     digests = "".join(digest_files(files).values())
     return f"sha256 {hashlib.sha256(digests.encode('ascii')).hexdigest()}"
+
+
+def attention_of(wanted: str, dtype: torch.dtype, device: torch.device) -> str:
+    """The name under which transformers knows the attention of a recipe."""
+    if wanted == "auto":
+        wanted = "products" if dtype == torch.bfloat16 and device.type == "cpu" else "sdpa"
+    return PRODUCTS if wanted == "products" else wanted
 
 
 def compute_dtype(wanted: str, device: torch.device) -> torch.dtype:

@@ -18,6 +18,7 @@ from radvqa.models.layout import PROMPT_ID
 from radvqa.models.vlm import Vlm
 from radvqa.pipeline.samples import adapters_of, read_samples
 from radvqa.pipeline.training import first_images, pictures, require_trained, train, write_provenance
+from radvqa.publish.repository import write_card
 from radvqa.recipe import Recipe
 from radvqa.records import read_records, unwritable, write_json, write_records
 from radvqa.report.page import write_report
@@ -151,6 +152,8 @@ def evaluate(folder: RunFolder, *, vlm: Vlm | None = None, progress: Progress) -
         },
     )
     folder.mark_done("evaluate", {})
+    if folder.file("adapter").is_dir():
+        write_card(folder, folder.file("adapter"))
     if not folder.is_done("explain", _explained_from(folder)):
         folder.forget("explain")
         _remove(folder.file("explain/index.json"))

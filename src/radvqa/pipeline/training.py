@@ -21,8 +21,10 @@ from radvqa.models.opening import open_vlm
 from radvqa.models.rows import SampleRows
 from radvqa.models.vlm import Vlm
 from radvqa.pipeline.samples import Samples, adapters_of, read_samples
+from radvqa.publish.manifest import kind_of_run
+from radvqa.publish.repository import write_adapter_repository
 from radvqa.recipe import Recipe, Source, Stage
-from radvqa.records import RecordFile, unwritable, write_json
+from radvqa.records import RecordFile, write_json
 from radvqa.run.folder import RunFolder
 from radvqa.run.progress import Progress
 from radvqa.run.provenance import collect_provenance, process_start
@@ -66,7 +68,9 @@ def train(folder: RunFolder, *, progress: Progress, processes: Processes | None 
                 for number, done in enumerate(recipe.stages[: index + 1]):
                     load_weights(vlm, done, folder_of[done.name], seed=recipe.seed + number)
     if processes.leads:
-        _publish_weights(folder, vlm, folder_of[recipe.stages[-1].name])
+        adapter = folder.file("adapter")
+        if kind_of_run(recipe) != "checkpoint" and not adapter.is_dir():
+            write_adapter_repository(folder, vlm, adapter)
     return vlm
 
 
@@ -294,20 +298,3 @@ def write_provenance(folder: RunFolder, vlm: Vlm, *, progress: Progress) -> None
         if before.get("git") != now["git"]:
             progress.say("note: the code of radvqa is not that of the start before; provenance.json tells both")
     write_json(path, {**now, "earlier_starts": starts})
-
-
-def _publish_weights(folder: RunFolder, vlm: Vlm, last_stage: Path) -> None:
-    """Copy the last stage's adapter to ``adapter/``, with the processor beside it."""
-    adapter = folder.file("adapter")
-    if adapter.is_dir() or not (last_stage / "adapter").is_dir():
-        return
-    unfinished = adapter.with_name(".adapter.partial")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        unfinished.mkdir()
-        for file in (last_stage / "adapter").iterdir():
-            shutil.copyfile(file, unfinished / file.name)
-        vlm.tokenizer.save_pretrained(unfinished)
-        unfinished.rename(adapter)
-    except OSError as error:
-        raise unwritable(adapter, error) from error

@@ -202,6 +202,7 @@ def _annotate_bar(axes: Axes, x: float, height: float, score: Bar) -> None:
 
 
 def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of this size in inches."""
     engine = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
     figure = Figure(figsize=(width, height), facecolor="white", layout=engine)
     FigureCanvasAgg(figure)
@@ -209,6 +210,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def png_of(figure: Figure) -> bytes:
+    """The figure as PNG bytes, the same for the same figure."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     return buffer.getvalue()

@@ -59,7 +59,8 @@ def train(
     if settings.sharding == "fsdp2" and processes.size > 1:
         shard(vlm.network)
     parameters = trainable_parameters(vlm.network)
-    require_float32(parameters)
+    if not parameters:
+        raise TrainError("nothing learns in this stage", expected="a trainable projector or adapters")
     share = processes.share(feed.batch_size)
     accelerator = _accelerator(vlm, settings.trackers, folder)
     optimiser = torch.optim.AdamW(_groups(parameters, settings), betas=settings.betas)
@@ -193,15 +194,6 @@ def _accelerator(vlm: Vlm, trackers: Sequence[str], folder: Path) -> Accelerator
     )
     accelerator.init_trackers("radvqa")
     return accelerator
-
-
-def require_float32(parameters: Mapping[str, nn.Parameter]) -> None:
-    """Refuse a stage that trains nothing, or trains rounded weights."""
-    if not parameters:
-        raise TrainError("nothing learns in this stage", expected="a trainable projector or adapters")
-    rounded = [name for name, parameter in parameters.items() if parameter.dtype != torch.float32]
-    if rounded:
-        raise TrainError("a trainable weight is not float32", where=rounded[0], got=f"{len(rounded)} such tensors")
 
 
 def _prepared(

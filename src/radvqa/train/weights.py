@@ -8,8 +8,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from radvqa.errors import TrainError
+from radvqa.models.lora import require_adapters
 from radvqa.models.vlm import Vlm, part_of
-from radvqa.recipe import Stage
+from radvqa.recipe import Lora, Stage
 from radvqa.records import write_bytes
 from radvqa.train.checkpoint import trainable_parameters
 from radvqa.train.parallel import ALONE, Processes, whole
@@ -65,7 +66,7 @@ def load_weights(vlm: Vlm, stage: Stage, folder: Path, *, seed: int) -> None:
             fix="delete the run and repeat it",
         ) from error
     if stage.lora is not None:
-        _load_adapter(vlm, state, file)
+        _load_adapter(vlm, stage.lora, state, file)
     elif stage.full:
         _require_places(state, {name: one.data for name, one in trainable_parameters(vlm.network).items()}, file)
         vlm.network.load_state_dict(state, strict=False)
@@ -73,11 +74,12 @@ def load_weights(vlm: Vlm, stage: Stage, folder: Path, *, seed: int) -> None:
         vlm.projector.load_state_dict(state)
 
 
-def _load_adapter(vlm: Vlm, state: Mapping[str, torch.Tensor], file: Path) -> None:
+def _load_adapter(vlm: Vlm, lora: Lora, state: Mapping[str, torch.Tensor], file: Path) -> None:
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
     _require_places(state, get_peft_model_state_dict(vlm.network), file)
     set_peft_model_state_dict(vlm.network, dict(state))
+    require_adapters(vlm, targets=lora.targets, parts=lora.parts)
 
 
 def _require_places(state: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], file: Path) -> None:

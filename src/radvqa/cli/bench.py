@@ -1,0 +1,265 @@
+"""The verbs of ``radvqa bench``: the engine beside the plain way, measured on this machine."""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from radvqa.errors import RecipeError
+
+if TYPE_CHECKING:
+    from radvqa.bench.comparison import Case, Comparison
+    from radvqa.bench.geometry import Update
+    from radvqa.data.image_store import ImageStore
+    from radvqa.run.progress import Progress
+    from radvqa.sample import VqaSample
+
+app = typer.Typer(
+    name="bench",
+    help="Measure the training engine beside plain transformers on this machine.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout; everything else goes to stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of torch; all cores unless given.")]
+
+SETTINGS = ("align", "adapt", "align-shared", "adapt-shared")
+STAGES = ("align", "adapt")
+ROUTES = ("plain", "engine")
+
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+ADAPT_RATE, ALIGN_RATE = 1e-4, 1e-4
+
+
+@app.command()
+def train(
+    *,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(help="What to measure, repeatable; align, adapt and adapt-shared unless given."),
+    ] = None,
+    checkpoint: Annotated[str, typer.Option(help="embedded, tiny, or the folder of a checkpoint.")] = "embedded",
+    image_size: Annotated[int, typer.Option(help="Variant of the embedded base in pixels: 112 or 224.")] = 224,
+    dtype: Annotated[Dtype, typer.Option(help="Of the frozen weights and of matrix products, in both paths.")] = "auto",
+    dataset: Annotated[str, typer.Option(metavar="ADAPTER", help="Whose train split; see list datasets.")] = "phantom",
+    root: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the data set.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="An option of the adapter; repeatable.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions per update; the plain path's in all settings.")] = 8,
+    images: Annotated[int, typer.Option(min=1, help="Images per update of the shared settings.")] = 2,
+    steps: Annotated[int, typer.Option(min=1, help="Updates of the engine in each setting.")] = 50,
+    rounds: Annotated[int, typer.Option(min=2, help="Turns of both paths; the first one is not timed.")] = 6,
+    seed: Annotated[int, typer.Option(min=0, help="Of the order of the questions.")] = 0,
+    memory: Annotated[bool, typer.Option(help="Also train each path alone in a process and note its peak.")] = True,
+    threads: Threads = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train the same questions with transformers' Trainer and with the engine, in turns, and print the ratios.
+
+    Losses are compared first. Features of the frozen tower are computed before; what they took is stated.
+    See docs/bench.md.
+    """
+    from radvqa.bench.comparison import compare, peak_mib
+    from radvqa.run.progress import Progress
+
+    progress = Progress(quiet)
+    samples, store = _data(
+        dataset, root, changes or [], checkpoint=checkpoint, image_size=image_size, progress=progress
+    )
+    found = []
+    for one in _known("--setting", setting, SETTINGS) or ("align", "adapt", "adapt-shared"):
+        case = _case(
+            one,
+            _model(one, checkpoint, image_size, dtype, threads),
+            batch_size=batch_size,
+            images=images,
+            updates=steps,
+            rounds=rounds,
+            seed=seed,
+        )
+        peaks = [peak_mib(case, samples, store, route=route) if memory else None for route in ("plain", "engine")]
+        progress.say(f"{one}:")
+        measured = compare(case, samples, store, say=progress.say)
+        found.append(replace(measured, plain_peak_mib=peaks[0], engine_peak_mib=peaks[1]))
+    if as_json:
+        _print_json([_facts(one) for one in found])
+        return
+    typer.echo(comparison_table(found))
+
+
+@app.command()
+def geometry(
+    *,
+    step: Annotated[list[str] | None, typer.Option(help="align or adapt, repeatable; both unless given.")] = None,
+    route: Annotated[list[str] | None, typer.Option(help="plain or engine, repeatable; both unless given.")] = None,
+    threads: Threads = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Do one update of PaliGemma-3B at 448 px with random weights: seconds, memory, share of the machine's peak.
+
+    Takes about 16 GB of memory and no download. See docs/bench.md.
+    """
+    from radvqa.bench.geometry import measure
+    from radvqa.run.progress import Progress
+
+    progress = Progress(quiet)
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for stage in _known("--step", step, STAGES) or STAGES:
+            for one in _known("--route", route, ROUTES) or ROUTES:
+                progress.say(f"{stage}, {one}: building 2.9 billion weights and doing two updates")
+                found.append(measure(one, stage, threads=threads, folder=Path(folder)))
+    if as_json:
+        _print_json([asdict(one) | {"speed": one.speed, "utilisation": one.utilisation} for one in found])
+        return
+    typer.echo(geometry_table(found))
+
+
+def _known(option: str, given: Sequence[str] | None, known: Sequence[str]) -> Any:
+    """What was given, checked: typer has no repeatable choices."""
+    for value in given or ():
+        if value not in known:
+            raise RecipeError("there is no such choice", where=option, expected=f"one of {', '.join(known)}", got=value)
+    return given
+
+
+def _model(setting: str, checkpoint: str, image_size: int, dtype: Dtype, threads: int | None) -> Any:
+    from radvqa.recipe import Model
+
+    if image_size not in (112, 224):
+        raise RecipeError("the embedded base has no variant of this size", where="--image-size", expected="112 or 224")
+    return Model(
+        checkpoint=checkpoint,
+        image_size=112 if image_size == 112 else 224,
+        dtype=dtype,
+        layout="shared_image" if setting.endswith("-shared") else "per_question",
+        threads=threads,
+    )
+
+
+def _case(setting: str, model: Any, *, batch_size: int, images: int, updates: int, rounds: int, seed: int) -> "Case":
+    from platformdirs import user_cache_path
+
+    from radvqa.bench.comparison import Case
+
+    return Case(
+        stage="align" if setting.startswith("align") else "adapt",
+        model=model,
+        batch_size=images if setting.endswith("-shared") else batch_size,
+        plain_batch_size=batch_size,
+        updates=updates,
+        rounds=rounds,
+        rate=ALIGN_RATE if setting.startswith("align") else ADAPT_RATE,
+        seed=seed,
+        cache=user_cache_path("radvqa"),
+    )
+
+
+def _data(
+    adapter: str,
+    root: Path | None,
+    changes: Sequence[str],
+    *,
+    checkpoint: str,
+    image_size: int,
+    progress: "Progress",
+) -> tuple[Sequence["VqaSample"], "ImageStore"]:
+    import yaml
+    from platformdirs import user_cache_path
+
+    from radvqa.data import open_dataset
+    from radvqa.data.image_store import ImageStore
+    from radvqa.models.geometry import geometry_of
+
+    options: dict[str, Any] = {} if root is None else {"root": str(root)}
+    for change in changes:
+        name, equals, value = change.partition("=")
+        if not equals:
+            raise RecipeError("an option needs a value", where=f"--set {change}", expected="OPTION=VALUE")
+        options[name] = yaml.safe_load(value)
+    samples = open_dataset(adapter, options).read("train").samples
+    sizes = geometry_of(_model("align", checkpoint, image_size, "auto", None))
+    if sizes is None:
+        raise RecipeError("the size of this checkpoint is not known", where=f"--checkpoint {checkpoint}")
+    paths = list(dict.fromkeys(sample.image for sample in samples))
+    progress.say(f"{adapter}: {len(samples):,} questions on {len(paths):,} images")
+    return samples, ImageStore.build(paths, size=sizes.vision.image, cache=user_cache_path("radvqa") / "pictures")
+
+
+def _facts(found: "Comparison") -> dict[str, Any]:
+    return asdict(found) | {
+        "plain_speed": found.plain_speed,
+        "engine_speed": found.engine_speed,
+        "ratio": found.ratio,
+        "loss_difference": found.loss_difference,
+    }
+
+
+def comparison_table(found: Sequence["Comparison"]) -> str:
+    """One line for each setting."""
+    lines = [("setting", "plain", "engine", "ratio", "rounds from-to", "losses differ", "plain MiB", "engine MiB")]
+    for one in found:
+        setting = one.stage + ("-shared" if one.layout == "shared_image" else "")
+        lines.append(
+            (
+                setting,
+                f"{one.plain_speed:.2f}/s",
+                f"{one.engine_speed:.2f}/s",
+                f"{one.ratio:.2f}x",
+                f"{min(one.ratios):.2f}-{max(one.ratios):.2f}",
+                "other mask" if one.loss_difference is None else f"{one.loss_difference:.1e}",
+                _mib(one.plain_peak_mib),
+                _mib(one.engine_peak_mib),
+            )
+        )
+    notes = [
+        f"Questions per second, medians of {len(found[0].ratios)} rounds; {found[0].threads} threads, {found[0].dtype}."
+    ]
+    features = sum(one.feature_seconds for one in found)
+    notes.append(f"Features of the frozen tower, once before: {features:.1f} s.")
+    return _aligned(lines) + "\n" + "\n".join(notes)
+
+
+def geometry_table(found: Sequence["Update"]) -> str:
+    """One line for each update."""
+    lines = [("update", "path", "seconds", "peak MiB", "TFLOP", "GFLOP/s", "of peak", "loss")]
+    lines += [
+        (
+            one.stage,
+            one.route,
+            f"{one.seconds:.1f}",
+            f"{one.peak_mib:,.0f}",
+            f"{one.work / 1e12:.2f}",
+            f"{one.speed / 1e9:.0f}",
+            f"{one.utilisation:.0%}",
+            f"{one.loss:.4f}",
+        )
+        for one in found
+    ]
+    peaks = ", ".join(f"{one.peak_speed / 1e9:.0f}" for one in found)
+    return _aligned(lines) + f"\nPeak of bfloat16 matrix products in each process: {peaks} GFLOP/s."
+
+
+def _mib(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))

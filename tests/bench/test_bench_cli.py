@@ -1,0 +1,42 @@
+"""``radvqa bench train`` as typed, on the tiny checkpoint."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from radvqa.cli.bench import app
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
+]
+
+TINY = (
+    "train", "--checkpoint", "tiny", "--set", "count={train: 6}", "--set", "size=112", "--batch-size", "3",
+    "--images", "1", "--steps", "4", "--rounds", "2", "--no-memory", "--dtype", "float32", "--quiet",
+)  # fmt: skip
+
+
+def test_all_settings_are_in_the_json(tmp_path: Path) -> None:
+    settings = [word for one in ("align", "adapt", "align-shared") for word in ("--setting", one)]
+    done = CliRunner().invoke(app, [*TINY, *settings, "--root", str(tmp_path), "--json"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert [(one["stage"], one["layout"]) for one in found] == [
+        ("align", "per_question"),
+        ("adapt", "per_question"),
+        ("align", "shared_image"),
+    ]
+    assert all(one["loss_difference"] < 1e-4 for one in found[:2])
+    assert found[2]["loss_difference"] is None
+    assert all(one["ratio"] > 0 for one in found)
+
+
+def test_the_table_has_a_line_for_the_setting(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, [*TINY, "--setting", "align", "--root", str(tmp_path)], catch_exceptions=False)
+    lines = done.stdout.splitlines()
+    assert lines[0].split()[:4] == ["setting", "plain", "engine", "ratio"]
+    assert lines[1].startswith("align ")
+    assert lines[1].split()[3].endswith("x")
