@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -132,3 +133,60 @@ def test_killed_runs_end_as_if_never_killed(recipe: Path, whole: Path, tmp_path:
     assert len(json.loads((folder / "provenance.json").read_text())["earlier_starts"]) >= 3
     assert not list(folder.rglob("*.partial"))
     assert len((folder / "command.txt").read_text().splitlines()) == len(moments) + 1
+
+
+def test_sigterm_ends_with_exit_code_zero_and_the_last_update_saved(recipe: Path, whole: Path, tmp_path: Path) -> None:
+    """As machines that are taken back send it; twice in training, then once while answers are written."""
+    folder = run_folder(recipe, tmp_path)
+    metrics = folder / "train" / "adapt" / "metrics.jsonl"
+    for happened in (
+        lambda: line_count(metrics) >= 3,  # before the first regular checkpoint
+        lambda: line_count(metrics) >= 31,
+        lambda: (folder / "predictions" / "val.jsonl").is_file(),
+    ):
+        process = start(recipe, tmp_path)
+        while process.poll() is None and not happened():
+            time.sleep(0.001)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors.decode()
+        assert b"stopped as asked (SIGTERM); run the same command to go on" in errors
+        state = sorted((folder / "train" / "adapt" / "state").glob("*.safetensors"))
+        if state:
+            lines_then = line_count(metrics)
+            assert state[-1].name == f"update-{lines_then:08d}.safetensors"
+    process = start(recipe, tmp_path)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors.decode()
+    for name in ("train/align/projector.safetensors", "adapter/adapter_model.safetensors", "summary.json"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
+    assert timeless(metrics) == timeless(whole / "train/adapt/metrics.jsonl")
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments(recipe: Path, whole: Path, tmp_path: Path) -> None:
+    """At any time from the start of the process on, whatever it does then."""
+    folder = run_folder(recipe, tmp_path)
+    chance = random.Random(11)
+    kills = 0
+    for _ in range(60):
+        process = start(recipe, tmp_path)
+        end = time.monotonic() + chance.uniform(2.0, 9.0)
+        kills += kill_when(process, lambda end=end: time.monotonic() > end)
+        if kills == 20:
+            break
+        if (folder / "report.html").is_file():
+            # It got through: take the last stage away again and go on killing.
+            for name in (".done", "train/adapt", "predictions", "explain", "adapter"):
+                shutil.rmtree(folder / name, ignore_errors=True)
+            (folder / "report.html").unlink()
+    assert kills == 20
+    process = start(recipe, tmp_path)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors.decode()
+    for stage in ("align", "adapt"):
+        assert timeless(folder / "train" / stage / "metrics.jsonl") == timeless(
+            whole / "train" / stage / "metrics.jsonl"
+        )
+    for name in ("train/align/projector.safetensors", "adapter/adapter_model.safetensors", "summary.json"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes(), name

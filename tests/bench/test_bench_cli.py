@@ -15,7 +15,7 @@ pytestmark = [
 
 TINY = (
     "train", "--checkpoint", "tiny", "--set", "count={train: 6}", "--set", "size=112", "--batch-size", "3",
-    "--images", "1", "--steps", "4", "--rounds", "2", "--no-memory", "--dtype", "float32", "--quiet",
+    "--images", "1", "--steps", "4", "--rounds", "2", "--check", "2", "--no-memory", "--dtype", "float32", "--quiet",
 )  # fmt: skip
 
 
@@ -30,7 +30,9 @@ def test_all_settings_are_in_the_json(tmp_path: Path) -> None:
         ("align", "shared_image"),
     ]
     assert all(one["loss_difference"] < 1e-4 for one in found[:2])
+    assert all(one["float32_loss_difference"] < 1e-4 for one in found[:2])
     assert found[2]["loss_difference"] is None
+    assert found[2]["float32_loss_difference"] is None
     assert all(one["ratio"] > 0 for one in found)
 
 

@@ -84,7 +84,7 @@ def test_work_memory_and_disk_are_told(root: Path) -> None:
     assert "for 6 rows at a time: weights 5.5 (bfloat16), 2,361,344 learning 0.0" in found["stage s0, memory"]
     assert "for 2 rows at a time: weights 5.5 (bfloat16), 6,195,200 learning" in found["stage s1, memory"]
     assert found["training, work"].endswith("--measure tells how long it takes here")
-    assert "1 MiB pictures at the model's size and 5 MiB vision features" in found["disk, caches"]
+    assert "1 MiB pictures at the model's size and 4 MiB vision features" in found["disk, caches"]
     assert "10.9 GiB base weights" in found["disk, download"]
     assert problems(check(recipe_of(root, {}))) == []
 

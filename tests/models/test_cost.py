@@ -5,12 +5,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
+from radvqa.models.attention import PRODUCTS
 from radvqa.models.cost import (
     Learning,
     Rows,
@@ -139,19 +141,19 @@ def stored_bytes(vlm: Vlm, loss: Callable[[], torch.Tensor]) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "products"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ["align", "adapters", "adapters on all linear maps"])
 def test_activations_are_what_autograd_stores(
-    open_tiny: Callable[..., Vlm], name: str, dtype: str, attention: str
+    open_tiny: Callable[..., Vlm], name: str, dtype: str, attention: Literal["sdpa", "eager", "products"]
 ) -> None:
     vlm, learning = open_tiny(dtype=dtype), LEARNING[name]
-    vlm.network.set_attn_implementation(attention)
+    vlm.network.set_attn_implementation(PRODUCTS if attention == "products" else attention)
     prepare(vlm, learning)
     vlm.network.train()
     cached = not learning.tower_learns
     stored = stored_bytes(vlm, loss_of(vlm, cached=cached))
-    running = Running(number=4 if dtype == "float32" else 2, attention="sdpa" if attention == "sdpa" else "eager")
+    running = Running(number=4 if dtype == "float32" else 2, attention=attention)
     rows = Rows(rows=ROWS, pictures=ROWS, text=1 + PROMPT + ANSWER, answers=ANSWER)
     told = step_memory(tiny(), learning, running, rows, cached=cached)
     # Of the logits autograd keeps the log-softmax alone; small tensors weigh much in so narrow a network.

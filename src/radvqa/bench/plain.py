@@ -16,6 +16,7 @@ from transformers import (
     AutoTokenizer,
     PaliGemmaForConditionalGeneration,
     PaliGemmaProcessor,
+    PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -138,5 +139,6 @@ def train_plainly(
         trainer = _LossKeeping(
             model=network, args=settings, train_dataset=list(samples), data_collator=collator(processor)
         )
+        trainer.remove_callback(PrinterCallback)
         trainer.add_callback(_AfterUpdate(lambda: trainer.losses, after_update))
         trainer.train()

@@ -113,17 +113,24 @@ def run(
 
 
 @app.command()
-def check(recipe: RecipePath, changes: Overrides = None, as_json: Json = False) -> None:
-    """Tell all problems of a recipe at once.
+def check(
+    recipe: RecipePath,
+    changes: Overrides = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure this machine's speed, and tell hours for it too.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Tell all problems of a recipe at once, and what it will cost.
 
-    Reads the recipe and its data sets and tells what a run would do. Writes nothing. Pictures need only exist; they are
+    Reads the recipe and its data sets and tells what a run would do: steps, hours, memory, disk. Writes nothing. Pictures need only exist; they are
     decoded when a run starts.
     """
     from radvqa.cli.check import check as find
     from radvqa.cli.check import problems
     from radvqa.recipe import load_recipe
 
-    findings = find(load_recipe(recipe, changes or []))
+    findings = find(load_recipe(recipe, changes or []), measure=measure)
     found = problems(findings)
     if as_json:
         facts = [{"subject": one.subject, "fact": one.fact} for one in findings if one.problem is None]

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -29,9 +29,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout; everyt
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of torch; all cores unless given.")]
 
-SETTINGS = ("align", "adapt", "align-shared", "adapt-shared")
-STAGES = ("align", "adapt")
-ROUTES = ("plain", "engine")
+Setting = Literal["align", "adapt", "align-shared", "adapt-shared"]
+Stage = Literal["align", "adapt"]
+Route = Literal["plain", "engine"]
+Choice = TypeVar("Choice", bound=str)
+
+SETTINGS: tuple[Setting, ...] = ("align", "adapt", "align-shared", "adapt-shared")
+STAGES: tuple[Stage, ...] = ("align", "adapt")
+ROUTES: tuple[Route, ...] = ("plain", "engine")
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 
@@ -57,6 +62,9 @@ def train(
     images: Annotated[int, typer.Option(min=1, help="Images per update of the shared settings.")] = 2,
     steps: Annotated[int, typer.Option(min=1, help="Updates of the engine in each setting.")] = 50,
     rounds: Annotated[int, typer.Option(min=2, help="Turns of both paths; the first one is not timed.")] = 6,
+    check: Annotated[
+        int, typer.Option(min=0, help="Updates of both paths in float32 before, to compare losses; 0 for none.")
+    ] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Of the order of the questions.")] = 0,
     memory: Annotated[bool, typer.Option(help="Also train each path alone in a process and note its peak.")] = True,
     threads: Threads = None,
@@ -88,8 +96,15 @@ def train(
         )
         peaks = [peak_mib(case, samples, store, route=route) if memory else None for route in ("plain", "engine")]
         progress.say(f"{one}:")
+        difference = None
+        if check and case.layout == "per_question":
+            model = case.model.model_copy(update={"dtype": "float32"})
+            exact = replace(case, model=model, updates=check, rounds=1)
+            difference = compare(exact, samples, store, say=progress.say).loss_difference
         measured = compare(case, samples, store, say=progress.say)
-        found.append(replace(measured, plain_peak_mib=peaks[0], engine_peak_mib=peaks[1]))
+        found.append(
+            replace(measured, plain_peak_mib=peaks[0], engine_peak_mib=peaks[1], float32_loss_difference=difference)
+        )
     if as_json:
         _print_json([_facts(one) for one in found])
         return
@@ -125,15 +140,15 @@ def geometry(
     typer.echo(geometry_table(found))
 
 
-def _known(option: str, given: Sequence[str] | None, known: Sequence[str]) -> Any:
-    """What was given, checked: typer has no repeatable choices."""
-    for value in given or ():
-        if value not in known:
-            raise RecipeError("there is no such choice", where=option, expected=f"one of {', '.join(known)}", got=value)
-    return given
+def _known(option: str, given: Sequence[str] | None, known: Sequence[Choice]) -> list[Choice]:
+    """What was given, checked (typer has no repeatable choices), or nothing."""
+    if unknown := [value for value in given or () if value not in known]:
+        expected = f"one of {', '.join(known)}"
+        raise RecipeError("there is no such choice", where=option, expected=expected, got=unknown[0])
+    return [one for value in given or () for one in known if one == value]
 
 
-def _model(setting: str, checkpoint: str, image_size: int, dtype: Dtype, threads: int | None) -> Any:
+def _model(setting: Setting, checkpoint: str, image_size: int, dtype: Dtype, threads: int | None) -> Any:
     from radvqa.recipe import Model
 
     if image_size not in (112, 224):
@@ -147,7 +162,9 @@ def _model(setting: str, checkpoint: str, image_size: int, dtype: Dtype, threads
     )
 
 
-def _case(setting: str, model: Any, *, batch_size: int, images: int, updates: int, rounds: int, seed: int) -> "Case":
+def _case(
+    setting: Setting, model: Any, *, batch_size: int, images: int, updates: int, rounds: int, seed: int
+) -> "Case":
     from platformdirs import user_cache_path
 
     from radvqa.bench.comparison import Case
@@ -207,7 +224,19 @@ def _facts(found: "Comparison") -> dict[str, Any]:
 
 def comparison_table(found: Sequence["Comparison"]) -> str:
     """One line for each setting."""
-    lines = [("setting", "plain", "engine", "ratio", "rounds from-to", "losses differ", "plain MiB", "engine MiB")]
+    lines = [
+        (
+            "setting",
+            "plain",
+            "engine",
+            "ratio",
+            "rounds from-to",
+            "losses differ",
+            "in float32",
+            "plain MiB",
+            "engine MiB",
+        )
+    ]
     for one in found:
         setting = one.stage + ("-shared" if one.layout == "shared_image" else "")
         lines.append(
@@ -218,6 +247,7 @@ def comparison_table(found: Sequence["Comparison"]) -> str:
                 f"{one.ratio:.2f}x",
                 f"{min(one.ratios):.2f}-{max(one.ratios):.2f}",
                 "other mask" if one.loss_difference is None else f"{one.loss_difference:.1e}",
+                "-" if one.float32_loss_difference is None else f"{one.float32_loss_difference:.1e}",
                 _mib(one.plain_peak_mib),
                 _mib(one.engine_peak_mib),
             )

@@ -9,7 +9,7 @@ from typing import final
 
 from radvqa.cli.check_costs import costs
 from radvqa.cli.check_disk import output_folder
-from radvqa.cli.check_sizes import StageSize, Texts, fits
+from radvqa.cli.check_sizes import StageSize, Texts
 from radvqa.cli.finding import Finding
 from radvqa.data import DatasetAdapter, open_entry
 from radvqa.data.adapter import Reading
@@ -120,7 +120,7 @@ class _Data:
                 continue
             reading = self.reading(name, "train")
             assert isinstance(reading, Reading)
-            wanted = [sample for sample in reading.samples if fits(sample, source)]
+            wanted = [sample for sample in reading.samples if source.fits(sample.tags)]
             if not wanted:
                 return DataError(
                     "no sample is left to train on",

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from radvqa.models.cost import Learning, Running
-from radvqa.recipe import Anneal, Model, Source, Stage
+from radvqa.recipe import Model, Stage
 from radvqa.sample import VqaSample
-from radvqa.train.mixture import Share, shares
+from radvqa.train.mixture import share_of, shares
 
 CHARACTERS_PER_TOKEN = 4.0
 """English of the public radiology sets has 4.2 to 5, short answers 3.5; the tiny checkpoint reads bytes."""
@@ -74,20 +74,6 @@ class Texts:
         )
 
 
-def fits(sample: VqaSample, source: Source) -> bool:
-    """Whether a sample has the tags that a source of a mixture demands."""
-    if any(sample.tags.get(tag) not in values for tag, values in source.only.items()):
-        return False
-    return all(_number(sample.tags.get(tag)) >= least for tag, least in source.at_least.items())
-
-
-def _number(text: str | None) -> float:
-    try:
-        return float(text or "nan")
-    except ValueError:
-        return math.nan
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageSize:
     """A stage with the rows of its sources."""
@@ -111,15 +97,8 @@ class StageSize:
             rows = sum(one.rows for one in self.texts.values())
             return {name: one.rows / rows for name, one in self.texts.items()}
         # A thousand steps of progress give a mean share that is right to a tenth of a percent.
-        planned = shares([_share(self.stage.mixture[name]) for name in self.texts], min(self.updates, 1000))
+        planned = shares([share_of(self.stage.mixture[name]) for name in self.texts], min(self.updates, 1000))
         return dict(zip(self.texts, np.mean(planned, axis=0).tolist(), strict=True))
-
-
-def _share(source: Source) -> Share | None:
-    weight = source.weight
-    if isinstance(weight, Anneal):
-        return Share(shape=weight.shape, start=weight.start, end=weight.end, after=weight.after, until=weight.until)
-    return None if weight is None else Share.constant(weight)
 
 
 def learning_of(stage: Stage) -> Learning:
@@ -131,11 +110,11 @@ def learning_of(stage: Stage) -> Learning:
 
 
 def running_of(model: Model, stage: Stage) -> Running:
-    """How the network runs in a stage; ``dtype: auto`` counts as bfloat16."""
+    """How the network runs in a stage; ``auto`` counts as bfloat16 and as the fused attention of a GPU."""
     return Running(
         number=4 if model.dtype == "float32" else 2,
         quantised=model.quantise == "nf4",
-        attention=model.attention,
+        attention="sdpa" if model.attention == "auto" else model.attention,
         checkpointing=stage.gradient_checkpointing,
     )
 

@@ -44,7 +44,7 @@ class Running:
 
     number: int = 2
     quantised: bool = False
-    attention: Literal["sdpa", "eager"] = "sdpa"
+    attention: Literal["sdpa", "eager", "products"] = "sdpa"
     checkpointing: bool = False
 
 
@@ -267,6 +267,8 @@ def _stored(geometry: Geometry, learning: Learning, running: Running, part: Adap
     attention: float = 4 * number * _attention_width(block)
     if running.attention == "eager":
         attention += block.heads * length * (number + (FLOAT32 if number != FLOAT32 else 0))
+    elif running.attention == "products":
+        attention += block.heads * length * number
     elif isinstance(block, Decoder):
         attention += length * number  # the mask in the kernel's form
     # Gate, up and their activation in the decoder; the activation's input in the tower.

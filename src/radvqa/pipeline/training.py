@@ -165,20 +165,7 @@ def _fitting(files: Sequence[RecordFile[VqaSample]], source: Source) -> Bool[np.
     """Which samples have the tags that a source demands."""
     if not source.only and not source.at_least:
         return np.ones(sum(len(file) for file in files), dtype=bool)
-    return np.array([_fits(sample.tags, source) for file in files for sample in file], dtype=bool)
-
-
-def _fits(tags: Mapping[str, str], source: Source) -> bool:
-    if any(tags.get(tag) not in values for tag, values in source.only.items()):
-        return False
-    return all(_number(tags.get(tag)) >= least for tag, least in source.at_least.items())
-
-
-def _number(text: str | None) -> float:
-    try:
-        return float(text or "nan")
-    except ValueError:
-        return math.nan
+    return np.array([source.fits(sample.tags) for file in files for sample in file], dtype=bool)
 
 
 def _held_out(files: Sequence[RecordFile[VqaSample]], share: float, *, seed: int) -> Bool[np.ndarray, " n"]:

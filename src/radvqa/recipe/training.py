@@ -1,5 +1,6 @@
 """The recipe of a run: everything it does, as one validated, frozen value. Readable and checkable without torch."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -121,6 +122,12 @@ class Source(Section):
         if isinstance(weight, float) and weight < 0:
             raise ValueError(f"a weight is at least 0, got {weight}")
         return weight
+
+    def fits(self, tags: Mapping[str, str]) -> bool:
+        """Whether a sample with these tags belongs to the source."""
+        if any(tags.get(tag) not in values for tag, values in self.only.items()):
+            return False
+        return all(_number(tags.get(tag)) >= least for tag, least in self.at_least.items())
 
 
 class Watch(Section):
@@ -264,6 +271,13 @@ class Stage(Section):
         if self.updates is not None:
             return self.updates
         return max(1, round((self.epochs or 0.0) * rows / self.batch_size))
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return math.nan
 
 
 def _lowest(weight: float | Anneal | None) -> float:

@@ -147,7 +147,15 @@ def _write(path: Path, tensors: Mapping[str, Tensor], update: int) -> None:
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise unwritable(path, error if isinstance(error, OSError) else OSError(str(error))) from error
+        raise unwritable(path, _as_os_error(error)) from error
+
+
+def _as_os_error(error: OSError | SafetensorError) -> OSError:
+    """The system's error inside one of safetensors, whose library names it by number in words."""
+    if isinstance(error, OSError):
+        return error
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
 
 
 def _read(file: Path, say: Callable[[str], None]) -> dict[str, Tensor] | None:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from radvqa.errors import TrainError
+from radvqa.recipe import Anneal, Source
 
 Shape = Literal["constant", "linear", "cosine", "step"]
 
@@ -50,6 +51,14 @@ class Share:
         if self.shape == "cosine":
             done = 0.5 * (1 - np.cos(np.pi * done))
         return self.start * (1 - done) + self.end * done
+
+
+def share_of(source: Source) -> Share | None:
+    """The weight that a recipe states for a source; None where it gets what the others leave."""
+    weight = source.weight
+    if isinstance(weight, Anneal):
+        return Share(shape=weight.shape, start=weight.start, end=weight.end, after=weight.after, until=weight.until)
+    return None if weight is None else Share.constant(weight)
 
 
 def shares(weights: Sequence[Share | None], updates: int) -> Float[np.ndarray, "u s"]:

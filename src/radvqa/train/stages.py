@@ -18,14 +18,14 @@ from radvqa.models.layout import Row
 from radvqa.models.lora import adapted_modules
 from radvqa.models.rows import SampleRows
 from radvqa.models.vlm import Vlm, trainable_counts
-from radvqa.recipe import Anneal, Source, Stage
+from radvqa.recipe import Source, Stage
 from radvqa.records import read_json, write_json
 from radvqa.run.progress import Progress
 from radvqa.train.feed import Feed
 from radvqa.train.history import History
 from radvqa.train.loop import Watch, train
 from radvqa.train.memory import fitting_micro_batch, free_bytes, peak_of
-from radvqa.train.mixture import Plan, Share, shares
+from radvqa.train.mixture import Plan, draws_allowed, share_of, shares
 from radvqa.train.parallel import ALONE, Processes
 from radvqa.train.parts import prepare
 from radvqa.train.pictures import AugmentedPictures, FrozenFeatures, Pictures, StoredPictures
@@ -121,24 +121,16 @@ def plan_of(stage: Stage, sources: Mapping[str, SampleRows], *, seed: int) -> Pl
         TrainError: the sources are used up before the stage ends.
     """
     updates = stage.length_in_updates(sum(len(rows) for rows in sources.values()))
-    limits = [stage.mixture.get(name, Source()).epochs for name in sources]
+    stated = [stage.mixture.get(name, Source()) for name in sources]
+    sizes = [len(rows) for rows in sources.values()]
     return Plan(
-        shares([_share(stage.mixture.get(name, Source())) for name in sources], updates),
-        sizes=[len(rows) for rows in sources.values()],
-        most=[
-            None if limit is None else math.floor(limit * len(rows))
-            for limit, rows in zip(limits, sources.values(), strict=True)
-        ],
+        shares([share_of(source) for source in stated], updates),
+        sizes=sizes,
+        most=[draws_allowed(size, source.epochs) for size, source in zip(sizes, stated, strict=True)],
         batch_size=stage.batch_size,
         seed=seed,
+        names=list(sources),
     )
-
-
-def _share(source: Source) -> Share | None:
-    weight = source.weight
-    if isinstance(weight, Anneal):
-        return Share(shape=weight.shape, start=weight.start, end=weight.end, after=weight.after, until=weight.until)
-    return None if weight is None else Share.constant(weight)
 
 
 def _settings(
