@@ -142,7 +142,7 @@ def test_sigterm_ends_with_exit_code_zero_and_the_last_update_saved(recipe: Path
     for happened in (
         lambda: line_count(metrics) >= 3,  # before the first regular checkpoint
         lambda: line_count(metrics) >= 31,
-        lambda: (folder / "predictions" / "val.jsonl").is_file(),
+        (folder / "predictions" / "val.jsonl").is_file,
     ):
         process = start(recipe, tmp_path)
         while process.poll() is None and not happened():

@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from radvqa.cli.bench import app
+from radvqa.errors import RecipeError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
@@ -42,3 +43,17 @@ def test_the_table_has_a_line_for_the_setting(tmp_path: Path) -> None:
     assert lines[0].split()[:4] == ["setting", "plain", "engine", "ratio"]
     assert lines[1].startswith("align ")
     assert lines[1].split()[3].endswith("x")
+
+
+def test_settings_in_bfloat16_follow_each_other_in_one_process(tmp_path: Path) -> None:
+    words = [word if word != "float32" else "bfloat16" for word in TINY]
+    settings = ("--setting", "align", "--setting", "adapt", "--root", str(tmp_path), "--json")
+    done = CliRunner().invoke(app, [*words, *settings], catch_exceptions=False)
+    found = json.loads(done.stdout)
+    assert [one["dtype"] for one in found] == ["bfloat16", "bfloat16"]
+    assert all(one["float32_loss_difference"] < 1e-4 < one["loss_difference"] < 5e-2 for one in found)
+
+
+def test_an_unknown_setting_is_refused() -> None:
+    with pytest.raises(RecipeError, match="no such choice"):
+        CliRunner().invoke(app, [*TINY, "--setting", "alien"], catch_exceptions=False)

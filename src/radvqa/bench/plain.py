@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 from torch import Tensor
@@ -141,4 +142,8 @@ def train_plainly(
         )
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(_AfterUpdate(lambda: trainer.losses, after_update))
-        trainer.train()
+        try:
+            trainer.train()
+        finally:
+            # Trainer leaves its precision behind for every later Accelerator of the process.
+            AcceleratorState._reset_state(reset_partial_state=True)

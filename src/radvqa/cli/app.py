@@ -123,8 +123,8 @@ def check(
 ) -> None:
     """Tell all problems of a recipe at once, and what it will cost.
 
-    Reads the recipe and its data sets and tells what a run would do: steps, hours, memory, disk. Writes nothing. Pictures need only exist; they are
-    decoded when a run starts.
+    Reads the recipe and its data sets and tells what a run would do: steps, hours, memory, disk. Writes nothing.
+    Pictures need only exist; they are decoded when a run starts.
     """
     from radvqa.cli.check import check as find
     from radvqa.cli.check import problems
