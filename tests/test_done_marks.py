@@ -66,9 +66,9 @@ class Model:
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> Model:
     model = Model()
-    monkeypatch.setattr(pipeline, "train", lambda folder, progress: model)
-    monkeypatch.setattr(pipeline, "_pictures", lambda recipe, vlm, paths, progress: None)
-    monkeypatch.setattr(pipeline, "_write_provenance", lambda folder, vlm, progress: None)
+    monkeypatch.setattr(pipeline, "train", lambda folder, progress, processes=None: model)
+    monkeypatch.setattr(pipeline, "pictures", lambda recipe, vlm, paths, progress: None)
+    monkeypatch.setattr(pipeline, "write_provenance", lambda folder, vlm, progress: None)
     monkeypatch.setattr(pipeline, "predict", model.predict)
     monkeypatch.setattr(pipeline, "explain_sample", model.explain)
     return model
@@ -165,7 +165,7 @@ def test_a_split_that_is_trained_on_is_not_evaluated(tmp_path: Path, model: Mode
 
 def test_another_version_does_not_go_on_with_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunFolder.create(recipe_for(tmp_path), command="")
-    monkeypatch.setattr(pipeline, "open_vlm", lambda model, say: None)
+    monkeypatch.setattr(pipeline.training, "open_vlm", lambda model, say: None)
     installed = importlib.metadata.version
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "99.0" if name == "radvqa" else installed(name))
     with pytest.raises(RunError, match="another version of radvqa began this training") as caught:

@@ -77,8 +77,10 @@ class Pipeline:
         self._note("run", until, progress)
         return run
 
-    def train(self, run: RunFolder, *, progress: Any) -> None:
+    def train_again(self, run: RunFolder, *, command: str, progress: Any) -> bool:
+        run.note_command(command)
         self._note("train", run.path.name, progress)
+        return True
 
     def require_trained(self, run: RunFolder) -> None:
         if self.untrained:

@@ -57,7 +57,8 @@ def disk(recipe: Recipe, geometry: Geometry, sizes: Sequence[StageSize]) -> list
         told = " and ".join(f"{_size(part)} {what}" for what, part in parts.items())
         fact = f"up to {told} in {folder}; {free / GIB:.1f} GiB free"
         problem = None
-        if taken[place] > free:
+        # An output folder that cannot be written at all is told once, as that.
+        if taken[place] > free and (subject != "output" or output_folder(folder).problem is None):
             problem = RunError(
                 "the disk has too little room for this run",
                 where=str(folder),
