@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from radvqa import records
 from radvqa.errors import DataError, RunError
-from radvqa.records import read_records, unwritable, write_bytes, write_json, write_records, write_text
+from radvqa.records import RecordFile, read_records, unwritable, write_bytes, write_json, write_records, write_text
 from radvqa.sample import Prediction, Region, Reject, VqaSample
 
 SAMPLE = VqaSample(
@@ -94,3 +95,64 @@ def test_a_full_cache_is_told_apart_from_a_full_output(monkeypatch: pytest.Monke
     full = OSError(28, "No space left on device")
     assert "XDG_CACHE_HOME" in str(unwritable(tmp_path / "radvqa" / "pictures" / "a.npy", full))
     assert "--set output=DIR" in str(unwritable(tmp_path / "runs" / "a.json", full))
+
+
+def some_samples(count: int) -> list[VqaSample]:
+    return [
+        replace(SAMPLE, sample_id=f"a-{n}", image=Path(f"images/é{n % 3}.png"), question=f"{n}?") for n in range(count)
+    ]
+
+
+@pytest.fixture(params=[64, 1 << 22])
+def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Bytes that are read at a time: less than a line, or everything."""
+    monkeypatch.setattr(records, "_BLOCK", request.param)
+    return int(request.param)
+
+
+@pytest.mark.usefixtures("block")
+def test_a_record_file_reads_what_is_asked_for(tmp_path: Path) -> None:
+    path, written = tmp_path / "s.jsonl", some_samples(7)
+    write_records(path, written)
+    file = RecordFile(path, VqaSample)
+    assert len(file) == 7
+    assert list(file) == written
+    assert file[3] == written[3]
+    assert file[-1] == written[6]
+    assert file[2:5] == written[2:5]
+    assert file.line_bytes().sum() == path.stat().st_size
+    assert file.containing('"5?"').tolist() == [5]
+    assert file.containing("foie").tolist() == []
+    with pytest.raises(IndexError):
+        file[7]
+
+
+def test_a_column_is_read_alone(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    write_records(path, some_samples(7))
+    values, which = RecordFile(path, VqaSample).column("image")
+    assert values == [f"images/é{n}.png" for n in range(3)]
+    assert which.tolist() == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_an_empty_record_file(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    write_records(path, [])
+    file = RecordFile(path, VqaSample)
+    assert len(file) == 0
+    assert list(file) == []
+    assert file.column("image")[0] == []
+
+
+def test_a_record_file_names_a_line_that_is_no_record(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    write_records(path, some_samples(3))
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join([lines[0], '{"sample_id": 3}', lines[2]]) + "\n", encoding="utf-8")
+    file = RecordFile(path, VqaSample)
+    assert file[2].sample_id == "a-2"
+    with pytest.raises(DataError, match="not a valid record") as caught:
+        file[1]
+    assert "line 2" in caught.value.where
+    with pytest.raises(DataError, match="records file not found"):
+        RecordFile(tmp_path / "none.jsonl", VqaSample)

@@ -2,7 +2,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from radvqa.models.attention import products
+from radvqa.models.attention import attention
+from radvqa.models.opening import open_vlm
+from radvqa.recipe import Model
+from radvqa.train.pictures import StoredPictures
 
 
 def inputs(*, heads, groups, queries, keys, dtype=torch.float64, seed=0):
@@ -23,11 +26,11 @@ def reference(query, key, value, mask, scale):
 
 @pytest.mark.parametrize(("heads", "groups"), [(4, 4), (6, 2), (8, 1)])
 @pytest.mark.parametrize(("queries", "keys"), [(7, 7), (1, 9), (3, 5)])
-@pytest.mark.parametrize("masked", [True, False])
-def test_products_are_attention_and_so_are_their_gradients(heads, groups, queries, keys, masked):
+@pytest.mark.parametrize("masked", ["additive", "boolean", "none"])
+def test_outputs_and_gradients_are_those_of_attention(heads, groups, queries, keys, masked):
     query, key, value, mask = inputs(heads=heads, groups=groups, queries=queries, keys=keys)
-    mask = mask if masked else None
-    found, expected = (of(query, key, value, mask, 0.3) for of in (products, reference))
+    mask = {"additive": mask, "boolean": mask == 0, "none": None}[masked]
+    found, expected = (of(query, key, value, mask, 0.3) for of in (attention, reference))
     assert torch.allclose(found, expected, atol=1e-12)
     gradient = torch.randn(expected.shape, dtype=torch.float64)
     for one, other in zip(
@@ -36,19 +39,47 @@ def test_products_are_attention_and_so_are_their_gradients(heads, groups, querie
         assert torch.allclose(one, other, atol=1e-12)
 
 
-def test_masked_keys_do_not_count(monkeypatch):
+def test_masked_keys_do_not_count():
     query, key, value, mask = inputs(heads=4, groups=2, queries=5, keys=5)
     with torch.no_grad():
-        before = products(query, key, value, mask, 0.3)
+        before = attention(query, key, value, mask, 0.3)
         key[:, :, -2:] += 100
         value[:, :, -2:] += 100
-        assert torch.equal(products(query, key, value, mask, 0.3), before)
+        assert torch.equal(attention(query, key, value, mask, 0.3), before)
 
 
-def test_in_bfloat16_it_is_as_exact_as_the_fused_kernel():
+def test_in_bfloat16_gradients_are_as_exact_as_those_of_the_fused_kernel():
     exact = inputs(heads=6, groups=2, queries=40, keys=40)
-    rounded = [one.detach().bfloat16() for one in exact]
-    expected = reference(*[one.double() for one in rounded[:3]], exact[3], 0.3)
-    errors = [float((of(*rounded, 0.3).double() - expected).norm() / expected.norm()) for of in (products, reference)]
-    assert errors[0] < 2 * errors[1] + 1e-3
-    assert errors[0] < 0.01
+    rounded = [one.detach().bfloat16() for one in exact[:3]]
+    gradient = torch.randn(2, 6, 40, 8, dtype=torch.float64)
+
+    def gradients(of, dtype):
+        some = [one.to(dtype).requires_grad_(True) for one in rounded]
+        return torch.autograd.grad(of(*some, exact[3].to(dtype), 0.3), some, gradient.to(dtype))
+
+    expected = gradients(reference, torch.float64)
+    for ours, theirs, right in zip(
+        gradients(attention, torch.bfloat16), gradients(reference, torch.bfloat16), expected, strict=True
+    ):
+        errors = [float((one.double() - right).norm() / right.norm()) for one in (ours, theirs)]
+        assert errors[0] < 2 * errors[1] + 1e-3
+        assert errors[0] < 0.02
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("layout", ["per_question", "shared_image"])
+def test_losses_have_the_bits_of_sdpa_and_gradients_nearly(tiny_folder, samples, store, layout, dtype):
+    found = {}
+    for name in ("sdpa", "products"):
+        vlm = open_vlm(Model(checkpoint="tiny", layout=layout, dtype=dtype, attention=name), say=lambda _: None)
+        vlm.projector.requires_grad_(True)
+        batch = vlm.batch(vlm.rows(samples[:6], answers=True))
+        logits = vlm.supervised_logits(batch, StoredPictures(store).vision(batch.rows, update=1))
+        logits.logsumexp(-1).sum().backward()
+        answers = vlm.answer(vlm.batch(vlm.rows(samples[:6], answers=False)),
+                             StoredPictures(store).vision(batch.rows, update=1), max_new_tokens=4)  # fmt: skip
+        found[name] = logits.detach(), vlm.projector.linear.weight.grad, answers
+    assert torch.equal(found["sdpa"][0], found["products"][0])
+    assert found["sdpa"][2] == found["products"][2]
+    one, other = found["sdpa"][1], found["products"][1]
+    assert float((one - other).norm() / one.norm()) < (1e-5 if dtype == "float32" else 0.03)

@@ -179,7 +179,9 @@ def test_a_stage_goes_on_from_what_it_began_with_only(open_tiny, run, changed):
         ({"full": ("language_model",)}, FrozenFeatures),
     ],
 )
-def test_features_are_cached_only_while_the_tower_is_frozen(per_question, sample_file, store, tmp_path, changes, kind):
+def test_features_are_cached_only_while_the_tower_is_frozen(  # noqa: PLR0917 - fixtures
+    per_question, sample_file, store, tmp_path, changes, kind
+):
     stage = ALIGN.model_copy(update=changes)
     prepare(per_question, stage, seed=1)
     found = pictures_of(per_question, stage, sample_file, store, tmp_path, most_bytes=1 << 30)

@@ -34,6 +34,7 @@ from radvqa.errors import ModelError
 from radvqa.models.cost import Learning, Rows, Running, step_work
 from radvqa.models.geometry import Geometry, geometry_of, parse_geometry
 from radvqa.models.lora import adapted_modules
+from radvqa.models.opening import attention_of
 from radvqa.models.processor import paligemma_processor
 from radvqa.models.speed import measured_speed
 from radvqa.models.tiny import tiny_base
@@ -187,6 +188,8 @@ def _measured(route: Route, stage: Stage, threads: int | None, folder: Path, che
     peak_speed = measured_speed(torch.bfloat16)
     network = random_network(geometry, dtype=torch.bfloat16)
     tokenizer = AutoTokenizer.from_pretrained(tiny_base())
+    if route == "engine":
+        network.set_attn_implementation(attention_of("auto", torch.bfloat16, network.device))
     vlm = Vlm(network, tokenizer, name="random", compute_dtype=torch.bfloat16)
     sample = _sample(folder, geometry)
     row = vlm.rows([sample], answers=True)[0]
@@ -213,7 +216,13 @@ def _measured(route: Route, stage: Stage, threads: int | None, folder: Path, che
                 loss=loss,
                 peak_mib=peak_resident_mib(),
                 weights_mib=weights_mib,
-                work=step_work(geometry, learning, Running(), rows, cached=stage == "align"),
+                work=step_work(
+                    geometry,
+                    learning,
+                    Running(attention="products" if route == "engine" else "sdpa"),
+                    rows,
+                    cached=stage == "align",
+                ),
                 counted_work=counted,
                 peak_speed=peak_speed,
             )

@@ -137,8 +137,8 @@ def _layers_backward(
     part: AdaptedPart = "vision_encoder" if isinstance(block, Tower) else "language_model"
     linear = 2 * tokens * sum(a * b for a, b in (*block.attention, *block.feed_forward))
     attention = tokens / length * _attention_work(length, _attention_width(block))
-    # The fused kernel computes the scores again: five products in place of the forward pass's two.
-    work = block.layers * (linear + attention * (2.5 if running.attention == "sdpa" else 2))
+    # Without kept weights the scores are computed again: five products in place of the forward pass's two.
+    work = block.layers * (linear + attention * (2 if running.attention == "eager" else 2.5))
     if learning.of(part) == "all":
         work += block.layers * linear
     elif not reached:
@@ -267,10 +267,9 @@ def _stored(geometry: Geometry, learning: Learning, running: Running, part: Adap
     attention: float = 4 * number * _attention_width(block)
     if running.attention == "eager":
         attention += block.heads * length * (number + (FLOAT32 if number != FLOAT32 else 0))
-    elif running.attention == "products":
-        attention += block.heads * length * number
     elif isinstance(block, Decoder):
-        attention += length * number  # the mask in the kernel's form
+        # The mask: in the fused kernel's form, or true and false.
+        attention += length * (number if running.attention == "sdpa" else 1)
     # Gate, up and their activation in the decoder; the activation's input in the tower.
     mlp = (3 if isinstance(block, Decoder) else 1) * number * block.mlp
     inputs = 0.0

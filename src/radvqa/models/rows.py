@@ -34,11 +34,12 @@ class SampleRows(Sequence[Row]):
         self._starts = np.cumsum([0, *(len(file) for file in files)])
         names, numbers = _images(files)
         places = np.arange(len(numbers)) if kept is None else kept
-        self.images = [Path(names[number]) for number in dict.fromkeys(numbers[places].tolist())]
+        distinct, first, which = np.unique(numbers[places], return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        self.images = [Path(names[number]) for number in distinct[order]]
         if vlm.layout == "shared_image":
-            # A stable sort keeps questions of an image in their order; rows come in the order of first appearance.
-            _, first, which = np.unique(numbers[places], return_index=True, return_inverse=True)
-            rank = np.argsort(np.argsort(first, kind="stable"), kind="stable")[which]
+            # Rows come in the order of first appearance; a stable sort keeps the questions of each in their order.
+            rank = np.argsort(order)[which]
             self._places = places[np.argsort(rank, kind="stable")]
             self._begins = np.concatenate([[0], np.cumsum(np.bincount(rank, minlength=len(first)))])
         else:
@@ -73,11 +74,10 @@ class SampleRows(Sequence[Row]):
 
     def _require_readable(self) -> None:
         """Lay out every question that may hold a special token now, and not in the middle of a long training."""
-        wanted = set(self._places.tolist())
         for start, file in zip(self._starts, self._files, strict=False):
-            for place in file.containing("<"):
-                if int(start + place) in wanted:
-                    self._vlm.question(file[int(place)], answer=True)
+            suspects = file.containing("<")
+            for place in suspects[np.isin(start + suspects, self._places)]:
+                self._vlm.question(file[int(place)], answer=True)
 
 
 def _images(files: Sequence[RecordFile[VqaSample]]) -> tuple[list[str], Int[np.ndarray, " n"]]:

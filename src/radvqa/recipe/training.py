@@ -40,8 +40,8 @@ class Model(Section):
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of torch; all cores when absent."""
     attention: Literal["auto", "sdpa", "eager", "products"] = "auto"
-    """How attention is computed: `products` are plain matrix products, faster than the fused kernel of `sdpa` in
-    bfloat16 on a CPU, where `auto` takes them; elsewhere `auto` is `sdpa`. All carry PaliGemma's prefix-LM mask.
+    """How attention is computed. `products` is `sdpa` with a backward pass of plain matrix products, which is faster
+    in bfloat16 on a CPU, where `auto` takes it; elsewhere `auto` is `sdpa`. All carry PaliGemma's prefix-LM mask.
     FlashAttention does not (its kernel would let the prompt see the answer), so it cannot be chosen."""
     quantise: Literal["none", "nf4"] = "none"
     """`nf4`: the frozen weights of the language model in 4 bits (bitsandbytes, extra `quant`)."""
