@@ -108,25 +108,35 @@ class RecordFile(Sequence[T], Generic[T]):
 
         Only this field is parsed, on all cores.
         """
-        if not len(self):
-            return [], np.zeros(0, dtype=np.int64)
         import pyarrow as pa
-        from pyarrow import json as arrow_json
 
-        batches = arrow_json.open_json(
-            self.path,
-            read_options=arrow_json.ReadOptions(block_size=_BLOCK),
-            parse_options=arrow_json.ParseOptions(
-                explicit_schema=pa.schema([(field, pa.string())]), unexpected_field_behavior="ignore"
-            ),
-        )
         known: dict[str, int] = {}
         which: list[np.ndarray] = []
-        for batch in batches:
+        for batch in self._batches(pa.schema([(field, pa.string())])):
             encoded = batch.column(0).dictionary_encode()
             numbers = [known.setdefault(value, len(known)) for value in encoded.dictionary.to_pylist()]
             which.append(np.array(numbers, dtype=np.int64)[encoded.indices.to_numpy()])
-        return list(known), np.concatenate(which)
+        return list(known), np.concatenate([np.zeros(0, dtype=np.int64), *which])
+
+    def texts_in(self, field: str, keys: Sequence[str]) -> Iterator[dict[str, str]]:
+        """Of every record, those of the texts under ``keys`` in a mapping that it has. Only these are parsed."""
+        import pyarrow as pa
+
+        wanted = pa.struct([(key, pa.string()) for key in dict.fromkeys(keys)])
+        for batch in self._batches(pa.schema([(field, wanted)])):
+            for found in batch.column(0).to_pylist():
+                yield {key: value for key, value in (found or {}).items() if value is not None}
+
+    def _batches(self, schema: Any) -> Iterator[Any]:
+        """The fields of a schema, parsed in pieces on all cores."""
+        from pyarrow import json as arrow_json
+
+        if len(self):
+            yield from arrow_json.open_json(
+                self.path,
+                read_options=arrow_json.ReadOptions(block_size=_BLOCK),
+                parse_options=arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
+            )
 
     def _read(self, number: int) -> T:
         start = int(self._ends[number - 1]) + 1 if number else 0

@@ -53,4 +53,5 @@ def test_the_best_look_is_the_earliest_of_equals_and_blank_images_do_not_count(t
         assert history.would_be_best(look(update, score)) == (update == 1 or score > max(scores[: update - 1]))
         history.look(look(update, score))
     assert history.best() == best
+    assert history.best(until=1) == (1 if scores else None)
     assert history.without_a_better_one() == since

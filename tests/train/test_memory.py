@@ -42,7 +42,7 @@ def test_memory_that_ran_out_is_told(work):
     assert "8 rows" in told.expected
     assert "micro_batch_size: 4" in told.fix
     assert "gradient_checkpointing: true" in told.fix
-    assert "the last checkpoint is intact" in told.fix
+    assert "the last checkpoint of this one is intact" in told.fix
 
 
 def test_no_advice_that_was_taken_already():

@@ -206,15 +206,16 @@ def test_features_that_do_not_fit_are_computed_at_every_use_and_that_is_said(
     assert "more than feature_cache_gib allows" in said.getvalue()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("parts", [("vision_encoder",), ("language_model",), ("vision_encoder", "language_model")])
-def test_whole_parts_learn_and_come_back(open_tiny, run, sample_file, store, parts):
+def test_whole_parts_learn_and_come_back(open_tiny, run, parts, dtype):
     stage = ALIGN.model_copy(update={"full": parts, "lora_learning_rate": 1e-3})
-    vlm = open_tiny()
+    vlm = open_tiny(dtype=dtype)
     before = state(vlm.network)
     folder = run(vlm, stage)
     names = moved(before, state(vlm.network))
     assert {part_of(name) for name in names} == {"projector", *parts}
-    again = open_tiny()
+    again = open_tiny(dtype=dtype)
     load_weights(again, stage, folder, seed=9)
     assert not moved(state(vlm.network), state(again.network))
 

@@ -1,7 +1,7 @@
 """Attention whose backward pass is made of matrix products, for bfloat16 on a CPU.
 
-There the backward pass of torch's fused kernel takes 30 % of a training step at 224 px; plain products take about 60 % of
-its time, with gradients as exact. The forward pass stays the fused kernel, so answers and losses have the very bits of
+There the backward pass of torch's fused kernel takes 30 % of a training step at 224 px. Plain products take 60 % of its
+time, with gradients as exact. The forward pass stays the fused kernel, so answers and losses have the very bits of
 ``sdpa``; the weights are computed again for the gradients and never kept.
 
 Axes: b rows, h query heads, g key and value heads, n queries, m keys, d width of a head.

@@ -118,6 +118,7 @@ class Segments:
 
     def open(self, segment: Path) -> Any:
         """A mapped segment. Raises ``OSError``, ``SafetensorError`` or ``ValueError``."""
+        _touch(segment)
         return safe_open(segment, framework="pt")
 
     def _checksums(self, opened: Any) -> dict[str, int]:

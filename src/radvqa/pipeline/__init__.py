@@ -17,7 +17,8 @@ from radvqa.explain.cases import Case, choose, explain_sample
 from radvqa.models.layout import PROMPT_ID
 from radvqa.models.vlm import Vlm
 from radvqa.pipeline.samples import adapters_of, read_samples
-from radvqa.pipeline.training import first_images, pictures, require_trained, train, write_provenance
+from radvqa.pipeline.selection import first_images
+from radvqa.pipeline.training import pictures, require_trained, train, write_provenance
 from radvqa.publish.repository import write_card
 from radvqa.recipe import Recipe
 from radvqa.records import read_records, unwritable, write_json, write_records

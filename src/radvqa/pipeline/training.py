@@ -1,30 +1,27 @@
 """Training the stages of a run, in this process or together with others, and what a stage is given for it."""
 
 import json
-import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from jaxtyping import Bool
 from platformdirs import user_cache_path
 
 from radvqa.data.image_store import ImageStore
-from radvqa.errors import DataError, RunError
+from radvqa.errors import RunError
 from radvqa.evaluate.metrics import exact_match
 from radvqa.evaluate.predict import Condition, predict
 from radvqa.models.opening import open_vlm
-from radvqa.models.rows import SampleRows
 from radvqa.models.vlm import Vlm
 from radvqa.pipeline.samples import Samples, adapters_of, read_samples
+from radvqa.pipeline.selection import stage_rows
 from radvqa.publish.manifest import kind_of_run
 from radvqa.publish.repository import write_adapter_repository
-from radvqa.recipe import Recipe, Source, Stage
-from radvqa.records import RecordFile, write_json
+from radvqa.recipe import Recipe, Stage
+from radvqa.records import write_json
 from radvqa.run.folder import RunFolder
 from radvqa.run.progress import Progress
 from radvqa.run.provenance import collect_provenance, process_start
@@ -85,7 +82,7 @@ def _run(
     processes: Processes,
 ) -> None:
     recipe, own = folder.recipe, folder.file(f"train/{stage.name}")
-    sources, watched = stage_rows(recipe, vlm, stage, samples, seed=seed, folder=own if processes.leads else None)
+    sources, watched = stage_rows(recipe, vlm, stage, samples, folder=own if processes.leads else None)
     shown = [image for rows in sources.values() for image in rows.images] + [one.image for one in watched]
     store = _leader_first(processes, partial(pictures, recipe, vlm, shown, progress=progress))
     run_stage(
@@ -108,75 +105,6 @@ def _run(
         folder.mark_done(f"train/{stage.name}", {})
         shutil.rmtree(own / "state", ignore_errors=True)
     processes.wait()
-
-
-def stage_rows(
-    recipe: Recipe, vlm: Vlm, stage: Stage, samples: Samples, *, seed: int, folder: Path | None
-) -> tuple[dict[str, SampleRows], list[VqaSample]]:
-    """The rows of each source of a stage, and the samples that are looked at while it trains.
-
-    How many samples were left out of each source and why is written to ``selection.json`` in ``folder``.
-
-    Raises:
-        DataError: a source has no samples left.
-    """
-    pools: dict[str, tuple[str, ...]] = {name: (name,) for name in stage.mixture} or {
-        " + ".join(stage.datasets): stage.datasets
-    }
-    share = stage.watch.held_out if stage.watch is not None else 0.0
-    rows, watched, selection = {}, [], {}
-    for name, members in pools.items():
-        files = [samples[one, "train"] for one in members]
-        fits = _fitting(files, stage.mixture.get(name, Source()))
-        out = _held_out(files, share, seed=seed)
-        kept = np.flatnonzero(fits & ~out)
-        selection[name] = {
-            "samples": len(fits),
-            "kept": len(kept),
-            "held_out": int((fits & out).sum()),
-            "without_wanted_tags": int((~fits).sum()),
-        }
-        if not len(kept):
-            raise DataError(
-                "no sample is left to train on",
-                where=f"stage {stage.name}, source {name}",
-                got=", ".join(f"{count} {reason}" for reason, count in selection[name].items()),
-                fix="widen only and at_least of this source, or lower watch.held_out",
-            )
-        rows[name] = SampleRows(vlm, files, kept=kept)
-        watched += [_at(files, int(place)) for place in np.flatnonzero(fits & out)]
-    if folder is not None:
-        write_json(folder / "selection.json", selection)
-    if stage.watch is None:
-        return rows, []
-    place = recipe.watched_split(stage.watch)
-    return rows, first_images(watched if place is None else samples[place], stage.watch.images)
-
-
-def _at(files: Sequence[RecordFile[VqaSample]], place: int) -> VqaSample:
-    for file in files:
-        if place < len(file):
-            return file[place]
-        place -= len(file)
-    raise IndexError(place)
-
-
-def _fitting(files: Sequence[RecordFile[VqaSample]], source: Source) -> Bool[np.ndarray, " n"]:
-    """Which samples have the tags that a source demands."""
-    if not source.only and not source.at_least:
-        return np.ones(sum(len(file) for file in files), dtype=bool)
-    return np.array([source.fits(sample.tags) for file in files for sample in file], dtype=bool)
-
-
-def _held_out(files: Sequence[RecordFile[VqaSample]], share: float, *, seed: int) -> Bool[np.ndarray, " n"]:
-    """Which samples belong to the share of groups that is kept out of training; at least one group."""
-    if not share:
-        return np.zeros(sum(len(file) for file in files), dtype=bool)
-    columns = [file.column("group_id") for file in files]
-    groups = sorted({name for names, _ in columns for name in names})
-    chosen = np.random.default_rng((seed, 77)).permutation(len(groups))[: math.ceil(share * len(groups))]
-    out = {groups[index] for index in chosen}
-    return np.concatenate([np.array([name in out for name in names], dtype=bool)[which] for names, which in columns])
 
 
 def _leader_first(processes: Processes, make: Callable[[], T]) -> T:
@@ -204,12 +132,6 @@ def require_trained(folder: RunFolder) -> None:
                 got=f"stage {stage.name} is not finished",
                 fix=f"radvqa train {folder.path}",
             )
-
-
-def first_images(samples: Sequence[VqaSample], limit: int | None) -> list[VqaSample]:
-    """The samples of the first images, all of them without a limit."""
-    kept = set(list(dict.fromkeys(sample.image_id for sample in samples))[:limit])
-    return [sample for sample in samples if sample.image_id in kept]
 
 
 def pictures(recipe: Recipe, vlm: Vlm, paths: Sequence[Path], *, progress: Progress) -> ImageStore:

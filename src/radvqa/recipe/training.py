@@ -2,9 +2,9 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -76,8 +76,17 @@ class Lora(Section):
     """Dropout on the adapters' input."""
     targets: Literal["attention", "all-linear"] = "attention"
     """`attention`: the query, key, value and output projections; `all-linear`: the MLP as well."""
-    parts: tuple[Literal["vision_encoder", "language_model"], ...] = ("vision_encoder", "language_model")
+    parts: tuple[Literal["vision_encoder", "language_model"], ...] = Field(
+        default=("vision_encoder", "language_model"), min_length=1
+    )
     """Which parts get adapters."""
+
+    @field_validator("parts")
+    @classmethod
+    def _each_once(cls, parts: tuple[PartName, ...]) -> tuple[PartName, ...]:
+        if len(set(parts)) < len(parts):
+            raise ValueError("a part is named twice")
+        return parts
 
 
 class Anneal(Section):
@@ -142,8 +151,9 @@ class Watch(Section):
     split: Split | None = None
     """Split to look at; the evaluated one when absent."""
     held_out: float = Field(default=0.0, ge=0, lt=1)
-    """Instead of a split: this share of the stage's training groups (patients, cases or images) is kept out of its
-    training and looked at."""
+    """Instead of a split: this share of all training groups (patients, cases or images) is kept out of the training of
+    every stage, and those of the stage's own data sets are looked at. Stages with different shares: the largest
+    counts."""
     keep: Literal["last", "best"] = "last"
     """The weights that the stage ends with: those of its last update, or of the look with the most exact matches (the
     earliest of equals). Choosing needs other questions than the evaluated ones."""
@@ -203,13 +213,13 @@ class Stage(Section):
     warmup: float = Field(default=0.05, ge=0, lt=1)
     """Share of the updates with a linearly rising learning rate."""
     warmup_updates: int | None = Field(default=None, ge=0)
-    """The same as a number of updates, instead of `warmup`."""
+    """The same as a number of updates; where given, `warmup` does not count."""
     decay: float = Field(default=0.2, gt=0, le=1)
     """Of `wsd`: share of the updates with a falling learning rate. A mixture that is annealed from progress
     `1 - decay` on changes together with it."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Of AdamW."""
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.99)
     """Of AdamW."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are clipped to this norm."""
@@ -248,17 +258,19 @@ class Stage(Section):
             raise ValueError("nothing would learn: set projector: true, or give lora or full")
         if self.lora is not None and self.full:
             raise ValueError("give lora or full, not both: an adapter would belong to weights that nobody else has")
-        if self.warmup_updates is not None and "warmup" in self.model_fields_set:
-            raise ValueError("give warmup or warmup_updates, not both")
         without = [name for name, source in self.mixture.items() if source.weight is None]
         if len(without) > 1:
             raise ValueError(f"mixture: only one source may leave out its weight, not {' and '.join(without)}")
-        if without and (most := _most_together(self.mixture.values())) > 1 + 1e-9:
-            raise ValueError(
-                f"mixture: {without[0]} gets what the others leave of 1, but they have up to {most:g} together"
-            )
-        if not without and all(_lowest(source.weight) == 0 for source in self.mixture.values()) and self.mixture:
-            raise ValueError("mixture: some source must have a weight above 0 at all times")
+        for key in ("datasets", "full"):
+            if len(set(getattr(self, key))) < len(getattr(self, key)):
+                raise ValueError(f"{key}: something is named twice")
+        parts = self.lora.parts if self.lora is not None else self.full
+        if self.lora_learning_rate is not None and not parts:
+            raise ValueError("lora_learning_rate is for lora or full, and the stage has neither")
+        if self.vision_learning_rate is not None and "vision_encoder" not in parts:
+            raise ValueError("vision_learning_rate is given, but nothing of the vision tower learns")
+        if self.updates is not None and (self.warmup_updates or 0) > self.updates:
+            raise ValueError(f"a warm-up of {self.warmup_updates} updates does not fit into {self.updates}")
         return self
 
     @property
@@ -278,16 +290,6 @@ def _number(text: str | None) -> float:
         return float(text or "nan")
     except ValueError:
         return math.nan
-
-
-def _lowest(weight: float | Anneal | None) -> float:
-    return min(weight.start, weight.end) if isinstance(weight, Anneal) else weight or 0.0
-
-
-def _most_together(sources: Iterable[Source]) -> float:
-    """An upper bound of what the stated weights sum to at any time."""
-    weights = [source.weight for source in sources if source.weight is not None]
-    return sum(max(weight.start, weight.end) if isinstance(weight, Anneal) else weight for weight in weights)
 
 
 class Evaluate(Section):

@@ -42,12 +42,17 @@ def stoppable() -> Iterator[None]:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Inside, SIGTERM is only noted: ``asked_to_stop`` tells, and the code raises ``Stopped`` where it is safe."""
+    """Inside, SIGTERM is only noted: ``asked_to_stop`` tells, and the code raises ``Stopped`` where it is safe.
+
+    What came too late for that is raised at the end.
+    """
     before, _Asked.held = _Asked.held, True
     try:
         yield
     finally:
         _Asked.held = before
+    if _Asked.came and not _Asked.held:
+        raise Stopped
 
 
 def asked_to_stop() -> bool:

@@ -8,7 +8,7 @@ import contextlib
 import os
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,7 @@ def load_best(folder: Path, update: int, parameters: Mapping[str, nn.Parameter])
             "the weights of the best look are damaged or not there",
             where=str(file),
             got=reasons[0] if reasons else "no such file",
-            fix="delete the run folder and start again, or set watch.keep: last",
+            fix="delete the run folder and start again",
         )
     _require_same(set(found), set(parameters), file)
     with torch.no_grad():
@@ -123,11 +123,23 @@ def load_best(folder: Path, update: int, parameters: Mapping[str, nn.Parameter])
             parameter.copy_(like(found[name], parameter))
 
 
-def drop_best_but(folder: Path, update: int) -> None:
-    """Remove kept weights of looks before this one."""
+def drop_best_but(folder: Path, updates: Collection[int | None]) -> None:
+    """Remove kept weights of looks that are not among these."""
     for file in folder.glob(BEST):
-        if _update_of(file) < update:
+        if _update_of(file) not in updates:
             file.unlink()
+
+
+def checkpoints(folder: Path) -> list[int]:
+    """The updates of the checkpoints that are there, in order."""
+    return sorted(map(_update_of, folder.glob(_UPDATES)))
+
+
+def put_aside_damaged(folder: Path, *, say: Callable[[str], None]) -> None:
+    """Rename damaged checkpoints that are newer than the newest whole one, and tell: before others read them."""
+    for file in sorted(folder.glob(_UPDATES), reverse=True):
+        if _read(file, say) is not None:
+            return
 
 
 def _on_cpu(value: Any) -> Tensor:

@@ -1,6 +1,7 @@
 """Which rows an update trains on: a pure function of seed, plan and update, so that resuming needs no replay."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple, final
 
 import numpy as np
@@ -37,6 +38,8 @@ class Feed:
         self._rows = tuple(sources.values())
         self._seed = seed
         self._questions_per_row = questions_per_row
+        # Two orders of each source: a batch may reach from one pass into the next.
+        self._order = lru_cache(maxsize=2 * len(self._rows))(row_order)
 
     @property
     def batch_size(self) -> int:
@@ -60,7 +63,7 @@ class Feed:
     def _row(self, source: int, ordinal: int) -> Row:
         rows, limit = self._rows[source], self._questions_per_row
         epoch, index = divmod(ordinal, len(rows))
-        row = rows[int(row_order(self._seed, source, epoch, len(rows))[index])]
+        row = rows[int(self._order(self._seed, source, epoch, len(rows))[index])]
         if limit is None or len(row.questions) <= limit:
             return row
         rng = np.random.default_rng((self._seed, epoch, index, 1 + source))

@@ -69,9 +69,12 @@ class History:
             self.looks.append(dict(line))
             self._append("watch.jsonl", line)
 
-    def best(self) -> int | None:
-        """The update of the look with the highest accuracy on real images, the earliest of equals."""
-        looks = self._looks()
+    def best(self, *, until: int | None = None) -> int | None:
+        """The update of the look with the highest accuracy on real images, the earliest of equals.
+
+        ``until`` an update, or of all looks.
+        """
+        looks = {update: score for update, score in self._looks().items() if until is None or update <= until}
         return max(looks, key=lambda update: (looks[update], -update)) if looks else None
 
     def would_be_best(self, lines: Sequence[Mapping[str, Any]]) -> bool:

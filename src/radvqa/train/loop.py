@@ -16,9 +16,11 @@ from radvqa.models.vlm import Vlm, part_of
 from radvqa.run.progress import Progress
 from radvqa.run.stopping import Stopped, held
 from radvqa.train.checkpoint import (
+    checkpoints,
     drop_best_but,
     load_best,
     load_newest_state,
+    put_aside_damaged,
     save_best,
     save_state,
     trainable_parameters,
@@ -29,7 +31,7 @@ from radvqa.train.loss import AnswerLosses
 from radvqa.train.parallel import ALONE, Processes, shard
 from radvqa.train.pictures import Pictures
 from radvqa.train.schedule import learning_rate_factor
-from radvqa.train.step import Done, Settings, Step, micro_batches
+from radvqa.train.step import Done, Settings, Step, micro_batches, telling_full_memory
 from radvqa.train.trackers import require_trackers
 
 Watch = Callable[[int], Sequence[Mapping[str, Any]]]
@@ -64,6 +66,9 @@ def train(
     share = processes.share(feed.batch_size)
     accelerator = _accelerator(vlm, settings.trackers, folder)
     optimiser = torch.optim.AdamW(_groups(parameters, settings), betas=settings.betas)
+    if processes.leads:
+        put_aside_damaged(folder / "state", say=progress.say)
+    processes.wait()
     start = load_newest_state(folder / "state", parameters, optimiser, say=progress.say)
     history = History(folder, last=start, write=processes.leads)
     losses, optimiser = _prepared(AnswerLosses(vlm, settings.loss_norm), optimiser, accelerator, settings, processes)
@@ -92,6 +97,7 @@ def train(
         for update in range(start + 1, settings.updates + 1):
             if _ended(history, settings):
                 progress.say(f"{folder.name}: {settings.patience} looks without a better one; stopped early")
+                keeper.save(update - 1)
                 break
             began = time.perf_counter()
             factor = _rate_factor(update, settings)
@@ -103,19 +109,15 @@ def train(
             done = step.run(update)
             if done is None:
                 keeper.stop(update - 1, progress)
-            optimiser.step()
+            with telling_full_memory(f"update {update}", settings):
+                optimiser.step()
             optimiser.zero_grad()
             record = _record(update, done, feed, peaks[0] * factor, time.perf_counter() - began)
             history.add(record)
             accelerator.log(_tracked(record), step=update)
             speed = f"{record.questions / record.seconds:.1f} questions/s"
             tick(rows, note=f"loss {history.recent_loss():.3f}  {speed}")
-            last = update == settings.updates
-            if settings.watch_every and (update % settings.watch_every == 0 or last):
-                vlm.network.eval()
-                keeper.look(watch(update), update, progress)
-            if update % settings.checkpoint_every == 0 or last:
-                keeper.save(update)
+            keeper.finish(update, vlm, watch, progress)
             if done.stop:
                 keeper.stop(update, progress)
     keeper.take_best(progress)
@@ -149,22 +151,42 @@ class _Keeper:
         self._settings = settings
         self._processes = processes
 
+    def finish(self, update: int, vlm: Vlm, watch: Watch, progress: Progress) -> None:
+        """The look and the checkpoint that are due after an update."""
+        settings = self._settings
+        last = update == settings.updates
+        if settings.watch_every and (update % settings.watch_every == 0 or last):
+            vlm.network.eval()
+            with telling_full_memory(f"the look at update {update}", settings):
+                lines = watch(update)
+            # All processes decide by what the leader saw: rounding may turn an answer in one of them.
+            self._look(self._processes.of_leader(lines), update, progress)
+        if update % settings.checkpoint_every == 0 or last:
+            self.save(update)
+
     def save(self, update: int) -> None:
-        """Write the checkpoint of an update."""
+        """Write the checkpoint of an update, unless it is there."""
+        if update == self._saved:
+            return
         keep = self._settings.keep_checkpoints
         save_state(self._folder, update, self._parameters, self._optimiser, keep=keep, processes=self._processes)
         self._saved = update
-        best = self._history.best()
-        if best is not None and self._processes.leads:
-            drop_best_but(self._folder, best)
+        self._drop_best()
 
-    def look(self, lines: Sequence[Mapping[str, Any]], update: int, progress: Progress) -> None:
+    def _look(self, lines: Sequence[Mapping[str, Any]], update: int, progress: Progress) -> None:
         """Note what generated answers are worth; the weights of the best look are written before its lines are."""
         if self._settings.keep == "best" and self._history.would_be_best(lines):
             save_best(self._folder, update, self._parameters, processes=self._processes)
         self._history.look(lines)
+        self._drop_best()
         for line in lines:
             progress.say(f"  update {update}, {line['condition']}: {100 * line['overall']:.1f} % right")
+
+    def _drop_best(self) -> None:
+        """Keep the best weights as of now and as of every checkpoint that a start may go on from."""
+        if self._processes.leads:
+            starts = checkpoints(self._folder)
+            drop_best_but(self._folder, {self._history.best(), *(self._history.best(until=one) for one in starts)})
 
     def take_best(self, progress: Progress) -> None:
         """Put the weights of the best look into the model, where the stage wants them."""
@@ -176,8 +198,7 @@ class _Keeper:
     def stop(self, update: int, progress: Progress) -> NoReturn:
         """Save this update unless it is saved, and end the process as it was asked to."""
         self._optimiser.zero_grad()
-        if update > self._saved:
-            self.save(update)
+        self.save(update)
         progress.say(f"{self._folder.parent.name}: asked to stop; update {update} of {self._settings.updates} is saved")
         raise Stopped
 

@@ -39,15 +39,15 @@ def out_of_memory(
         return None
     fixes = []
     if micro_batch_size > 1:
-        fixes.append(f"micro_batch_size: {micro_batch_size // 2} or auto, which leaves the results as they are")
+        fixes.append(f"micro_batch_size: {micro_batch_size // 2} or auto: the same results")
     if not gradient_checkpointing:
-        fixes.append("gradient_checkpointing: true, likewise")
+        fixes.append("gradient_checkpointing: true: the same results")
     fixes.append("fewer questions_per_image in the shared-image layout, or model.dtype: bfloat16")
     return TrainError(
         f"memory ran out at {doing}",
         expected=f"room for a forward and backward pass of {micro_batch_size} rows",
         got=(str(error).splitlines() or [type(error).__name__])[0],
-        fix="; ".join(fixes) + "; the last checkpoint is intact, the run goes on from it",
+        fix="; ".join(fixes) + " (a changed recipe is a run of its own); the last checkpoint of this one is intact",
     )
 
 

@@ -7,7 +7,6 @@ number per slot (a place in the batch of an update). Worker processes, ranks and
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal, Self
 
 import numpy as np
@@ -247,7 +246,6 @@ def _before_exhaustion(found: Int[np.ndarray, " n"], left: Float[np.ndarray, " s
     return stop
 
 
-@lru_cache(maxsize=16)
 def row_order(seed: int, source: int, epoch: int, size: int) -> Int[np.ndarray, " size"]:
     """The rows of a source in the order of one pass, read-only; each pass has another. The last few are kept."""
     # numpy pads entropy with zeros: source 0 has the order of (seed, epoch), that of a stage without a mixture.

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 import torch
 from accelerate import PartialState
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from radvqa.errors import TrainError
+
+T = TypeVar("T")
 
 SHARDED_LAYERS = ("GemmaDecoderLayer", "Gemma2DecoderLayer", "SiglipEncoderLayer")
 """Classes whose instances FSDP2 shards, one unit each; transformers itself names the projector alone."""
@@ -58,6 +60,14 @@ class Processes:
         total = values.to(device)
         torch.distributed.all_reduce(total)
         return total.cpu()
+
+    def of_leader(self, value: T) -> T:
+        """What the leader has in this place, in every process."""
+        if self.size == 1:
+            return value
+        values = [value]
+        torch.distributed.broadcast_object_list(values, src=0)
+        return values[0]
 
     def share(self, batch_size: int) -> slice:
         """Which places of a batch this process works on.

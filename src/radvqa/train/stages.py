@@ -198,7 +198,8 @@ def _micro_batch_size(
         return min(stage.micro_batch_size or rows, rows)
     noted = folder / "micro_batch.json"
     if processes.leads and not noted.is_file():
-        free = free_bytes(vlm.device)
+        # AdamW keeps two float32 moments of all that learns, from the first update on.
+        free = free_bytes(vlm.device) - 8 * sum(trainable_counts(vlm.network).values())
         size = fitting_micro_batch(partial(_peak_of_rows, vlm, stage, sources, pictures), rows, free)
         progress.say(f"{stage.name}: micro-batches of {size} rows fit into {free / 2**30:.1f} GiB of free memory")
         write_json(noted, size)

@@ -126,6 +126,23 @@ class Done(NamedTuple):
     stop: bool
 
 
+@contextlib.contextmanager
+def telling_full_memory(doing: str, settings: Settings) -> Iterator[None]:
+    """Turn an error for want of memory into the one that says what to do."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        problem = out_of_memory(
+            error,
+            doing=doing,
+            micro_batch_size=settings.micro_batch_size,
+            gradient_checkpointing=settings.gradient_checkpointing,
+        )
+        if problem is None:
+            raise
+        raise problem from error
+
+
 @final
 class Step:
     """Forward and backward of an update over its micro-batches and processes."""
@@ -156,7 +173,7 @@ class Step:
         weights = _source_weights(fed, len(self._feed.names), settings.loss_norm)
         divisor = sum(weights)
         totals = torch.zeros(len(self._feed.names) + 1, dtype=torch.float64)
-        try:
+        with telling_full_memory(f"update {update}", settings):
             for number in range(self._passes):
                 if self._processes.size == 1 and asked_to_stop():
                     return None
@@ -168,16 +185,6 @@ class Step:
                     # Data parallelism averages gradients over the processes; the divisor is that of all of them.
                     self._accelerator.backward(found.sum() * (self._processes.size / divisor))
                 totals[:-1] += _by_source(found.detach(), micro.sources, len(self._feed.names))
-        except RuntimeError as error:
-            problem = out_of_memory(
-                error,
-                doing=f"update {update}",
-                micro_batch_size=settings.micro_batch_size,
-                gradient_checkpointing=settings.gradient_checkpointing,
-            )
-            if problem is None:
-                raise
-            raise problem from error
         if settings.sharding == "fsdp2" and self._processes.size > 1:
             average_whole_gradients(self._parameters, self._processes)
         norm = _clipped(self._parameters, settings.max_grad_norm)

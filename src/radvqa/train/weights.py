@@ -1,5 +1,7 @@
 """What a finished stage leaves on disk, and how it gets back into a model."""
 
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,7 +30,7 @@ def save_weights(vlm: Vlm, folder: Path, *, processes: Processes = ALONE) -> Non
     if hasattr(vlm.network, "peft_config"):
         state = {name: whole(tensor) for name, tensor in vlm.network.state_dict().items()}
         if processes.leads:
-            vlm.network.save_pretrained(folder / "adapter", state_dict=state)
+            _write_adapter(vlm, folder / "adapter", state)
         return
     learnt = {
         name: whole(parameter.detach()).cpu().contiguous()
@@ -41,6 +43,18 @@ def save_weights(vlm: Vlm, folder: Path, *, processes: Processes = ALONE) -> Non
         write_bytes(folder / PROJECTOR_FILE, save(state))
     else:
         write_bytes(folder / WEIGHTS_FILE, save(learnt))
+
+
+def _write_adapter(vlm: Vlm, folder: Path, state: Mapping[str, torch.Tensor]) -> None:
+    """The adapter in PEFT's layout, complete on disk before it has its name."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    vlm.network.save_pretrained(partial, state_dict=state)
+    for file in partial.iterdir():
+        with file.open("rb") as written:
+            os.fsync(written.fileno())
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
 
 
 def load_weights(vlm: Vlm, stage: Stage, folder: Path, *, seed: int) -> None:
