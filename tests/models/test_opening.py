@@ -338,3 +338,16 @@ def wider_tiny_base(folder: Path) -> Path:
     torch.manual_seed(0)
     PaliGemmaForConditionalGeneration(config).save_pretrained(folder)
     return folder
+
+
+def test_a_checkpoint_adapted_in_another_layout_is_refused(tiny_folder, tmp_path):
+    from radvqa.models.opening import open_vlm
+    from radvqa.recipe import Model
+
+    folder = tmp_path / "merged"
+    shutil.copytree(tiny_folder, folder)
+    (folder / "training_manifest.json").write_text(json.dumps({"layout": "shared_image"}))
+    with pytest.raises(ModelError, match="adapted in another layout") as caught:
+        open_vlm(Model(checkpoint=str(folder)), say=lambda _: None)
+    assert "model.layout: shared_image" in caught.value.fix
+    assert open_vlm(Model(checkpoint=str(folder), layout="shared_image"), say=lambda _: None).layout == "shared_image"

@@ -1,6 +1,7 @@
 """From a recipe's model section to a loaded ``Vlm``."""
 
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from radvqa.models.checkpoint_loading import load_network, load_projector
 from radvqa.models.embedded import embedded_base
 from radvqa.models.tiny import tiny_base
 from radvqa.models.vlm import Vlm
-from radvqa.recipe import Model
+from radvqa.recipe import Layout, Model
 from radvqa.run.provenance import digest_files
 
 
@@ -40,6 +41,7 @@ def open_vlm(model: Model, *, say: Callable[[str], None]) -> Vlm:
             where=model.checkpoint,
             fix="correct model.checkpoint: embedded, a hub name, or the folder of a checkpoint",
         )
+    _require_same_layout(Path(name), model.layout)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = compute_dtype(model.dtype, device)
     network, tokenizer = load_network(
@@ -66,6 +68,22 @@ def open_vlm(model: Model, *, say: Callable[[str], None]) -> Vlm:
     precision = str(dtype).removeprefix("torch.") + (", layers in nf4" if model.quantise == "nf4" else "")
     say(f"model: {name} on {device}, {precision}, layout {model.layout}")
     return vlm
+
+
+def _require_same_layout(folder: Path, layout: Layout) -> None:
+    """Refuse a checkpoint that was adapted under the mask of another layout, as far as its manifest says so."""
+    manifest = folder / "training_manifest.json"
+    if not manifest.is_file():
+        return
+    adapted = json.loads(manifest.read_bytes()).get("layout")
+    if adapted is not None and adapted != layout:
+        raise ModelError(
+            "this checkpoint was adapted in another layout: image tokens met another mask",
+            where=str(manifest),
+            expected=f"model.layout: {adapted}",
+            got=f"model.layout: {layout}",
+            fix=f"set model.layout: {adapted}, or take the manifest away if you mean to train it anew",
+        )
 
 
 def weights_digest(name: str, revision: str | None) -> str:
