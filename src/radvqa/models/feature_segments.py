@@ -118,8 +118,12 @@ class Segments:
 
     def open(self, segment: Path) -> Any:
         """A mapped segment. Raises ``OSError``, ``SafetensorError`` or ``ValueError``."""
-        _touch(segment)
         return safe_open(segment, framework="pt")
+
+    def use(self, segment: Path) -> Any:
+        """``open``, noted as use of the segment, so that another run does not take it for one that nobody needs."""
+        _touch(segment)
+        return self.open(segment)
 
     def _checksums(self, opened: Any) -> dict[str, int]:
         metadata = opened.metadata() or {}

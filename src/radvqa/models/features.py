@@ -56,7 +56,7 @@ class FeatureStore:
         self._pictures = pictures
         self._rows: dict[str, Row] = {}
         self._checked: set[str] = set()
-        self._opened = lru_cache(maxsize=_OPEN_SEGMENTS)(segments.open)
+        self._opened = lru_cache(maxsize=_OPEN_SEGMENTS)(segments.use)
         self._lock = threading.Lock()
 
     @staticmethod
