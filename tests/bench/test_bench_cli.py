@@ -43,6 +43,7 @@ def test_the_table_has_a_line_for_the_setting(tmp_path: Path) -> None:
     assert lines[0].split()[:4] == ["setting", "plain", "engine", "ratio"]
     assert lines[1].startswith("align ")
     assert lines[1].split()[3].endswith("x")
+    assert lines[3].startswith("align: features of ")
 
 
 def test_settings_in_bfloat16_follow_each_other_in_one_process(tmp_path: Path) -> None:
@@ -57,3 +58,18 @@ def test_settings_in_bfloat16_follow_each_other_in_one_process(tmp_path: Path) -
 def test_an_unknown_setting_is_refused() -> None:
     with pytest.raises(RecipeError, match="no such choice"):
         CliRunner().invoke(app, [*TINY, "--setting", "alien"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (("--checkpoint", "google/paligemma-3b-mix-448"), "there is no checkpoint here"),
+        (("--checkpoint", "/nope"), "there is no checkpoint here"),
+        (("--set", "count={a"), "not valid YAML"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_read(words: tuple[str, str], what: str) -> None:
+    with pytest.raises(RecipeError, match=what) as caught:
+        CliRunner().invoke(app, [*TINY, *words], catch_exceptions=False)
+    assert caught.value.expected
+    assert caught.value.fix

@@ -8,6 +8,7 @@ from transformers import PaliGemmaForConditionalGeneration
 
 from radvqa.bench import geometry as bench
 from radvqa.bench.engine import Stage, learn
+from radvqa.errors import ModelError
 from radvqa.models.geometry import geometry_of
 from radvqa.models.lora import adapted_modules
 from radvqa.models.vlm import Vlm, trainable_counts
@@ -45,9 +46,16 @@ def test_both_routes_do_the_same_update(stage: Stage, tmp_path: Path, monkeypatc
     assert engine.loss == pytest.approx(plain.loss, rel=2e-2)
     assert plain.learning == engine.learning
     assert plain.adapter_modules == engine.adapter_modules
-    assert engine.counted_work is not None
+    assert engine.counted_work == pytest.approx(engine.work, rel=0.15)
     assert engine.seconds > 0
     assert engine.utilisation == pytest.approx(engine.work / engine.seconds / 1e11)
+
+
+def test_a_gpu_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    with pytest.raises(ModelError, match="CPUs only"):
+        bench.measure("engine", "align", threads=None, folder=tmp_path)
 
 
 def test_random_weights_are_neither_zero_nor_infinite() -> None:

@@ -92,6 +92,17 @@ def test_speeds_of_different_computations_are_refused(
         compare(case(tmp_path, "adapt"), samples, store, say=lambda _: None)
 
 
+def test_losses_that_part_in_float32_are_refused(samples: Samples, store: ImageStore, tmp_path: Path) -> None:
+    found = compare(case(tmp_path, "align"), samples, store, say=lambda _: None)
+    assert comparison.require_same_losses(found) == found.loss_difference
+    apart = replace(found, engine_losses=[*found.engine_losses[:-1], 1.002 * found.plain_losses[-1]])
+    with pytest.raises(TrainError, match="part in float32"):
+        comparison.require_same_losses(apart)
+    assert found.features_computed > 0 == found.features_found
+    again = compare(case(tmp_path, "align"), samples, store, say=lambda _: None)
+    assert (again.features_computed, again.features_found) == (0, found.features_computed)
+
+
 def test_more_rounds_than_updates_are_refused(samples: Samples, store: ImageStore, tmp_path: Path) -> None:
     with pytest.raises(TrainError, match="more rounds than updates"):
         compare(replace(case(tmp_path, "align"), rounds=9), samples, store, say=lambda _: None)

@@ -16,7 +16,7 @@ from radvqa.errors import RunError
 from radvqa.models.geometry import geometry_of
 from radvqa.recipe import Recipe, parse_recipe
 
-PALIGEMMA = {"checkpoint": "google/paligemma-3b-mix-448", "revision": "1f", "dtype": "bfloat16"}
+PALIGEMMA = {"checkpoint": "google/paligemma-3b-mix-448", "revision": "1f1f1f1", "dtype": "bfloat16"}
 LORA = {"rank": 8}
 
 
@@ -84,15 +84,20 @@ def test_work_memory_and_disk_are_told(root: Path) -> None:
     assert "for 6 rows at a time: weights 5.5 (bfloat16), 2,361,344 learning 0.0" in found["stage s0, memory"]
     assert "for 2 rows at a time: weights 5.5 (bfloat16), 6,195,200 learning" in found["stage s1, memory"]
     assert found["training, work"].endswith("--measure tells how long it takes here")
-    assert "1 MiB pictures at the model's size and 4 MiB vision features" in found["disk, caches"]
+    assert "2 MiB pictures at the model's size and 4 MiB vision features" in found["disk, caches"]
     assert "10.9 GiB base weights" in found["disk, download"]
     assert problems(check(recipe_of(root, {}))) == []
 
 
 def test_hours_are_told_for_hardware_that_is_known(root: Path) -> None:
     found = told(recipe_of(root, {"epochs": 100, "batch_size": 96, "micro_batch_size": 6}))["stage s0, work"]
-    assert "min at 100 TFLOP/s (A100)" in found
-    assert found.endswith("a third of the peak is assumed")
+    work = float(found.split()[0]) * 1e15
+    (minutes,) = (float(part.split()[0]) for part in found.split(": ")[1].split(", ") if "A100" in part)
+    assert 0.7 < work / 100e12 / 60 / minutes < 1.3
+    # 9,600 rows of 8.8 TFLOP.
+    assert work == pytest.approx(84e15, rel=0.02)
+    assert minutes == 14
+    assert found.endswith("a third of the peak is assumed, for training alone, without evaluation and looks")
 
 
 def test_too_much_memory_is_a_fact_with_advice(root: Path) -> None:
@@ -121,7 +126,7 @@ def test_what_was_downloaded_needs_no_room(root: Path, monkeypatch: pytest.Monke
 
 
 def test_an_unknown_checkpoint_says_so(root: Path) -> None:
-    found = told(recipe_of(root, {}, model={"checkpoint": "someone/else", "revision": "1f"}))
+    found = told(recipe_of(root, {}, model={"checkpoint": "someone/else", "revision": "1f1f1f1"}))
     assert found["costs"] == "unknown: they are told when the checkpoint's config.json is here"
     assert "stage s0, work" not in found
 
@@ -159,6 +164,23 @@ def test_a_mixture_costs_what_its_shares_are_over_time(root: Path) -> None:
     assert nothing < quarter < half
     assert mixed({"start": 0.0, "end": 0.5}) == pytest.approx(quarter, rel=1e-3)
     assert mixed({"shape": "step", "start": 0.0, "end": 1.0, "after": 0.5}) == pytest.approx(half, rel=5e-3)
+
+
+def test_the_passes_over_each_source_are_told(root: Path) -> None:
+    mixture = {"slake": {}, "again": {"weight": 0.25}}
+    found = told(recipe_of(root, {"epochs": 4, "datasets": [], "mixture": mixture}))
+    assert found["stage s0"].endswith("; passes over each source: slake 6.0, again 2.0")
+
+
+def test_pictures_in_the_cache_make_no_room_and_evaluated_ones_count(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+    monkeypatch.setattr(check_disk, "_folder_bytes", lambda folder: looked.append(folder.name) or 0)
+    monkeypatch.setattr(check_disk, "picture_bytes", lambda vision: 2**20)
+    # Two pictures are trained on, one is evaluated.
+    assert "3 MiB pictures" in told(recipe_of(root, {}))["disk, caches"]
+    assert looked[0] == "features"
 
 
 def test_sources_are_filtered_as_the_run_does(root: Path) -> None:

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import subprocess
 import sys
@@ -6,10 +7,11 @@ import pytest
 import yaml
 
 from radvqa.errors import RunError
+from radvqa.publish.ancestry import dataset_facts, origin_of, projector_facts, training_of_base
 from radvqa.publish.card import base_licence, model_card
 from radvqa.publish.manifest import base_label, kind_of_run, languages, training_manifest
 from radvqa.publish.programs import plain_program
-from radvqa.recipe import Model
+from radvqa.recipe import Dataset, Model
 from radvqa.report.contents import read_summary
 
 REVISION = "35e4f46485b4d07967e7e9935bc3786aad50687c"
@@ -23,7 +25,8 @@ def manifest(trained):
 
 
 def from_hub(manifest, **changes):
-    base = {**manifest["base"], "checkpoint": "google/paligemma-3b-mix-448", "revision": REVISION}
+    name = "google/paligemma-3b-mix-448"
+    base = {**manifest["base"], "checkpoint": name, "origin": name, "revision": REVISION}
     return {**manifest, "base": base, **changes}
 
 
@@ -39,6 +42,7 @@ def test_the_manifest_tells_how_the_weights_came_about(trained):
     told = training_manifest(run, kind="adapter", **SIZE)
     assert told["base"] == {
         "checkpoint": "tiny", "revision": None, "weights": vlm.digest, "quantised_in_training": "none",
+        "origin": "tiny", "trained": None, "projector": None,
     }  # fmt: skip
     assert (told["layout"], told["images"]["aspect"], told["images"]["size"]) == ("shared_image", "pad", 56)
     assert told["prompt"] == {"id": "paligemma-answer@1", "text": "answer {language} {question}"}
@@ -62,6 +66,59 @@ def test_the_manifest_holds_no_folder_and_no_time(trained, tmp_path):
     assert str(tmp_path) not in json.dumps(told)
     assert "/home" not in json.dumps(told)
     assert "seconds" not in json.dumps(told)
+
+
+def test_paths_are_left_out_also_inside_of_lists_and_mappings():
+    options = {"root": "x", "names": ["a/b"], "more": {"deep": [{"p": "/home/me"}]}, "sizes": [1, 2], "by": {"a": "b"}}
+    told = dataset_facts(Dataset(adapter="slake", **options))
+    assert told["options"] == {"sizes": [1, 2], "by": {"a": "b"}}
+
+
+def test_a_projector_s_data_are_found_in_its_run_and_beside_a_copy(trained, tmp_path):
+    earlier, _ = trained("projector")
+    file = earlier.file("train/align/projector.safetensors")
+    copy = earlier.path.parent / "copied.safetensors"
+    copy.write_bytes(file.read_bytes())
+    stranger = tmp_path / "elsewhere" / "other.safetensors"
+    stranger.parent.mkdir()
+    stranger.write_bytes(b"other")
+    for path, datasets, everything in ((file, ["phantom"], True), (copy, ["phantom"], True), (stranger, [], False)):
+        model = earlier.recipe.model.model_copy(update={"projector": path})
+        found = projector_facts(earlier.recipe.model_copy(update={"model": model}), "sha256 0")
+        assert (list(found["datasets"]), found["all"]) == (datasets, everything)
+        assert found["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert str(tmp_path) not in json.dumps(found)
+
+
+def test_a_projector_that_has_changed_since_is_unknown(trained):
+    earlier, _ = trained("projector")
+    file = earlier.file("train/align/projector.safetensors")
+    model = earlier.recipe.model.model_copy(update={"projector": file})
+    found = projector_facts(earlier.recipe.model_copy(update={"model": model}), f"x, projector sha256 {'0' * 64}")
+    assert (found["sha256"], found["datasets"], found["all"]) == ("0" * 64, {}, False)
+
+
+def test_an_exported_base_tells_its_data_and_origin(tmp_path, manifest):
+    folder = tmp_path / "merged"
+    folder.mkdir()
+    model = Model(checkpoint=str(folder))
+    assert training_of_base(model) == {"run": None, "datasets": {}, "all": False}
+    told = from_hub(manifest[0])
+    (folder / "training_manifest.json").write_text(json.dumps(told))
+    found = training_of_base(model)
+    assert (found["run"], list(found["datasets"]), found["all"]) == (told["run"], ["phantom", "slake"], True)
+    assert origin_of(model) == "google/paligemma-3b-mix-448"
+
+
+def test_a_local_copy_of_paligemma_is_under_its_terms(tmp_path, tiny_folder):
+    folder = tmp_path / "my-base"
+    folder.mkdir()
+    config = json.loads((tiny_folder / "config.json").read_text())
+    for changes, expected in (({}, "tiny"), ({"num_hidden_layers": 18}, "paligemma")):
+        changed = {**config, "text_config": {**config["text_config"], **changes}}
+        (folder / "config.json").write_text(json.dumps(changed))
+        assert origin_of(Model(checkpoint=str(folder))) == expected
+    assert base_licence({"checkpoint": "my-base", "origin": "paligemma"}).identifier == "gemma"
 
 
 def test_a_local_base_is_told_by_the_name_of_its_folder(tmp_path):
@@ -127,6 +184,32 @@ def test_a_base_that_is_not_on_the_hub_is_not_linked(manifest):
     assert "FOLDER BASE PICTURE QUESTION" in card
 
 
+def test_what_was_learned_before_is_told_with_its_licence(manifest):
+    told, summary = manifest
+    slake = told["data"]["datasets"].pop("slake")
+    projector = {"sha256": "0" * 64, "run": "1a2b", "datasets": {"slake": slake}, "all": True}
+    base = {**told["base"], "checkpoint": "mine", "origin": None, "projector": projector}
+    card = model_card({**told, "base": base}, summary, languages=["en"])
+    assert "local folder named `mine`" in card
+    assert "not on the hub" not in card
+    assert "The projector that training started from had learned from slake before, in run `1a2b`." in card
+    assert f"| slake | {slake['licence']} |" in card
+    assert header(card)["datasets"] == ["phantom", "slake"]
+    assert "unknown here" not in card
+    base["trained"] = {"run": None, "datasets": {}, "all": False}
+    card = model_card({**told, "base": base}, summary, languages=["en"])
+    assert "The base had learned from data unknown here before." in card
+    assert "| data unknown here" in card
+
+
+def test_the_program_has_the_run_s_language_and_length(manifest):
+    program = plain_program({**manifest[0], "languages": ["zh"], "max_new_tokens": 100})
+    assert 'language = "zh"\nlongest = 100' in program
+    assert "answer en" not in program
+    assert "one of en, zh" in plain_program({**manifest[0], "languages": ["en", "zh"]})
+    assert manifest[0]["max_new_tokens"] == 24
+
+
 def test_before_the_evaluation_the_card_says_so(manifest):
     card = model_card(manifest[0], None, languages=[])
     assert "Not evaluated yet" in card
@@ -165,7 +248,7 @@ def test_only_the_shared_image_layout_warns_of_generate(manifest, layout):
     ],
 )
 def test_the_licence_follows_the_base(checkpoint, identifier, words):
-    licence = base_licence(checkpoint)
+    licence = base_licence({"checkpoint": checkpoint})
     assert licence.identifier == identifier
     assert words in licence.sentence
     assert (licence.name is not None) == (identifier == "other")

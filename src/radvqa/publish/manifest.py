@@ -5,17 +5,23 @@ Folders of the user's machine are left out: what is published may leave it.
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
-from radvqa.data import adapter_class
 from radvqa.data.prompt import question_prefix
 from radvqa.errors import RunError
-from radvqa.recipe import BUILT_IN_CHECKPOINTS, Dataset, Model, Recipe
+from radvqa.publish.ancestry import (
+    MANIFEST_FILE,
+    base_label,
+    dataset_facts,
+    origin_of,
+    projector_facts,
+    training_of_base,
+)
+from radvqa.recipe import Recipe
 from radvqa.records import read_json
 from radvqa.run.folder import RunFolder
 
-MANIFEST_FILE = "training_manifest.json"
+__all__ = ["MANIFEST_FILE", "Kind", "base_label", "kind_of_run", "languages", "training_manifest"]
 
 Kind = Literal["adapter", "projector", "checkpoint"]
 """A PEFT adapter, the projector alone, or a complete checkpoint."""
@@ -51,10 +57,15 @@ def training_manifest(
             "revision": recipe.model.revision,
             "weights": provenance.get("weights"),
             "quantised_in_training": recipe.model.quantise,
+            "origin": origin_of(recipe.model),
+            "trained": training_of_base(recipe.model),
+            "projector": projector_facts(recipe, str(provenance.get("weights"))),
         },
         "compute_dtype": provenance.get("compute_dtype"),
         "layout": recipe.model.layout,
         "prompt": {"id": prompt_id, "text": question_prefix("{question}", "{language}")},
+        "languages": languages(run),
+        "max_new_tokens": recipe.evaluate.max_new_tokens,
         "images": {
             "size": image_size,
             "tokens": image_tokens,
@@ -63,7 +74,7 @@ def training_manifest(
         },
         "seed": recipe.seed,
         "data": {
-            "datasets": {name: _dataset(recipe.datasets[name]) for name in _trained_on(recipe)},
+            "datasets": {name: dataset_facts(recipe.datasets[name]) for name in recipe.trained_on},
             "files": run.inputs_of("samples"),
             "samples": read_json(run.file("samples/index.json"), dict[str, Any]) or {},
         },
@@ -82,13 +93,6 @@ def training_manifest(
     }
 
 
-def base_label(model: Model) -> str:
-    """The base without folders of this machine: a hub name, ``embedded``, ``tiny``, or the name of a local folder."""
-    if model.is_hub_name or model.checkpoint in BUILT_IN_CHECKPOINTS:
-        return model.checkpoint
-    return Path(model.checkpoint).resolve().name
-
-
 def languages(run: RunFolder) -> list[str]:
     """Languages of the questions that the run has read, from its sample files."""
     found: set[str] = set()
@@ -100,27 +104,6 @@ def languages(run: RunFolder) -> list[str]:
             for line in file:
                 found.update(match.decode() for match in re.findall(rb'"language": "([a-z-]+)"', line))
     return sorted(found)
-
-
-def _trained_on(recipe: Recipe) -> list[str]:
-    return list(dict.fromkeys(name for stage in recipe.stages for name in stage.trained_on))
-
-
-def _dataset(entry: Dataset) -> dict[str, Any]:
-    adapter = adapter_class(entry.adapter, where="datasets")
-    options = {name: value for name, value in entry.options.items() if not _may_be_a_path(name, value)}
-    return {
-        "adapter": entry.adapter,
-        "options": options,
-        "splits": entry.splits.model_dump(mode="json") if entry.splits is not None else None,
-        "licence": adapter.licence,
-        "citation": adapter.citation,
-        "homepage": adapter.homepage,
-    }
-
-
-def _may_be_a_path(name: str, value: Any) -> bool:
-    return name == "root" or (isinstance(value, str) and ("/" in value or "\\" in value))
 
 
 def _without_times(stage: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@
 """
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -111,11 +112,13 @@ def building(folder: Path) -> Iterator[Path]:
         RunError: ``folder`` is there and holds something, or cannot be written.
     """
     require_empty(folder)
+    folder = folder.resolve()
     unfinished = folder.with_name(f".{folder.name}.partial")
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         yield unfinished
+        _make_readable(unfinished)
         unfinished.rename(folder)
     except OSError as error:
         raise unwritable(folder, error) from error
@@ -123,8 +126,24 @@ def building(folder: Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def _make_readable(folder: Path) -> None:
+    """Give files the rights that new files of the user have: safetensors writes its own for the owner alone."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~umask)
+
+
 def require_empty(folder: Path) -> None:
-    """Refuse a place where something is already. Raises ``RunError``."""
+    """Refuse a place where something is already, and the folder one is in. Raises ``RunError``."""
+    if folder.resolve() == Path.cwd():
+        raise RunError(
+            "the folder you are in cannot be replaced",
+            where=str(folder),
+            expected="a new or empty folder elsewhere",
+            fix="name a new folder, such as ./exported",
+        )
     if folder.is_dir() and not any(folder.iterdir()):
         return
     if folder.exists():

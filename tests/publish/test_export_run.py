@@ -1,8 +1,10 @@
 import json
+import os
 import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -240,6 +242,25 @@ def test_a_folder_with_something_in_it_is_left_alone(trained, tmp_path):
     (tmp_path / "out" / "mine.txt").unlink()
     export(run, tmp_path / "out", merge=False, check=False)
     assert "projector.safetensors" in names(tmp_path / "out")
+
+
+def test_the_folder_one_is_in_is_not_replaced(trained, tmp_path, monkeypatch):
+    run, _ = trained("projector")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for name in (".", "../here", "../here/x/.."):
+        with pytest.raises(RunError, match="the folder you are in"):
+            export(run, Path(name), merge=False, check=False)
+
+
+def test_files_have_the_rights_of_new_files(trained, tmp_path):
+    run, _ = trained("adapter")
+    before = os.umask(0o027)
+    try:
+        export(run, tmp_path / "out", merge=False, check=False)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()} == {0o640}
 
 
 def test_room_is_looked_for_before_anything_is_written(trained, tmp_path, monkeypatch):
