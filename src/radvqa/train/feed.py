@@ -40,6 +40,8 @@ class Feed:
         self._questions_per_row = questions_per_row
         # Two orders of each source: a batch may reach from one pass into the next.
         self._order = lru_cache(maxsize=2 * len(self._rows))(row_order)
+        # Laid out once for the thread that prepares an update and the step that trains on it.
+        self._made = lru_cache(maxsize=4)(self._make)
 
     @property
     def batch_size(self) -> int:
@@ -48,8 +50,11 @@ class Feed:
 
     def batch(self, update: int) -> list[FedRow]:
         """The rows of update 1, 2, …; within a source every row comes once per pass."""
+        return list(self._made(update))
+
+    def _make(self, update: int) -> tuple[FedRow, ...]:
         sources, ordinals = self.plan.slots(update)
-        return [FedRow(int(s), self._row(int(s), int(n))) for s, n in zip(sources, ordinals, strict=True)]
+        return tuple(FedRow(int(s), self._row(int(s), int(n))) for s, n in zip(sources, ordinals, strict=True))
 
     def rows_of(self, name: str) -> Sequence[Row]:
         """The rows of a source."""
@@ -57,8 +62,7 @@ class Feed:
 
     def passes(self, update: int) -> dict[str, float]:
         """How often each source was passed over when this update is done."""
-        drawn = self.plan.drawn(update)
-        return {name: int(drawn[s]) / len(self._rows[s]) for s, name in enumerate(self.names)}
+        return dict(zip(self.names, self.plan.passes(update).tolist(), strict=True))
 
     def _row(self, source: int, ordinal: int) -> Row:
         rows, limit = self._rows[source], self._questions_per_row
