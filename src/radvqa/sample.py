@@ -118,6 +118,10 @@ class Prediction:
     ``finished`` is False when the answer hit the token limit before its end token.
     ``token_ids`` are the generated tokens, end token included, and ``logprob`` is the sum of their log-probabilities;
     empty and None where no model answered.
+    ``missing``: there is no answer at all to this question; ``text`` is then ``""``.
+    ``link_id``, ``dialogue_id`` and ``turn`` are those of the question (see ``VqaSample``).
+    ``decoding``, ``dtype`` and ``image_hash`` (SHA-256 of the picture's file) say how and from what the answer was
+    generated; ``""`` where not known.
     """
 
     sample_id: str
@@ -131,4 +135,11 @@ class Prediction:
     finished: bool
     token_ids: tuple[int, ...]
     logprob: float | None
+    missing: bool = False
+    link_id: str = ""
+    dialogue_id: str = ""
+    turn: int = 0
+    decoding: str = ""
+    dtype: str = ""
+    image_hash: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)

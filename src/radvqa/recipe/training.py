@@ -26,6 +26,11 @@ class Model(Section):
     is written `./owner/name`."""
     revision: str | None = None
     """Commit of a hub checkpoint; required for hub names, because a branch is not reproducible."""
+    vision_encoder: str | None = None
+    """Another SigLIP vision tower in place of the checkpoint's: a hub name such as `google/siglip-base-patch16-224`, a
+    local folder, or `embedded`. The projector starts new, so an align stage is needed."""
+    vision_revision: str | None = None
+    """Commit of a hub vision tower; required for hub names."""
     image_size: Literal[112, 224] = 224
     """Variant of the embedded base in pixels; other checkpoints state their own size."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -292,6 +297,9 @@ def _number(text: str | None) -> float:
         return math.nan
 
 
+Probe = Literal["contradiction", "mirror", "absent", "order", "dialogue"]
+
+
 class Evaluate(Section):
     """Which answers are generated and scored."""
 
@@ -312,8 +320,12 @@ class Evaluate(Section):
     correlate above 0.98) or of the same public id. `refuse` stops the run; `drop` leaves the whole group of such a
     picture, and groups with an evaluated id, out of training, counted as rejects. Groups with the same id in training
     and evaluation are refused otherwise."""
-    slices: tuple[str, ...] = ("modality", "content_type")
-    """Tags by which the scores are broken down."""
+    slices: tuple[str, ...] = ("modality", "organ", "location", "content_type", "question_type", "phrase_type")
+    """Tags by which the scores are broken down; those that no question has are left out."""
+    resamples: int = Field(default=10_000, ge=100)
+    """Draws of the cluster bootstrap."""
+    probes: tuple[Probe, ...] = ()
+    """Further questions that test how consistent the answers are; see `docs/evaluation.md`."""
 
 
 class Explain(Section):
