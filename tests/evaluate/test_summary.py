@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from radvqa.errors import DataError
 from radvqa.evaluate.statistics import cluster_interval
-from radvqa.evaluate.summary import NOT_STATED, compare_conditions, summarise
+from radvqa.evaluate.comparison import compare_conditions
+from radvqa.evaluate.summary import NOT_STATED, summarise
 from radvqa.sample import Prediction
 
 

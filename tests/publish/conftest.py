@@ -2,7 +2,8 @@
 
 import pytest
 
-from radvqa.evaluate.summary import compare_conditions, summarise
+from radvqa.evaluate.comparison import compare_conditions
+from radvqa.evaluate.summary import summarise
 from radvqa.recipe import parse_recipe
 from radvqa.records import write_json, write_records
 from radvqa.run.folder import RunFolder

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from radvqa.errors import DataError, RunError
-from radvqa.evaluate.summary import compare_conditions, summarise
+from radvqa.evaluate.comparison import compare_conditions
+from radvqa.evaluate.summary import summarise
 from radvqa.html import thumbnail
 from radvqa.records import write_json, write_records, write_text
 from radvqa.report.page import spread, write_report

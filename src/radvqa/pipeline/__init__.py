@@ -12,7 +12,8 @@ from typing import Literal
 from radvqa.errors import DataError, RunError
 from radvqa.evaluate.floors import majority, question_only
 from radvqa.evaluate.predict import Condition, predict
-from radvqa.evaluate.summary import compare_conditions, summarise
+from radvqa.evaluate.comparison import compare_conditions
+from radvqa.evaluate.summary import summarise
 from radvqa.explain.cases import Case, choose, explain_sample
 from radvqa.models.layout import PROMPT_ID
 from radvqa.models.vlm import Vlm
