@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radvqa.errors import DataError
-from radvqa.evaluate.statistics import cluster_interval
 from radvqa.evaluate.comparison import compare_conditions
+from radvqa.evaluate.statistics import cluster_interval
 from radvqa.evaluate.summary import NOT_STATED, summarise
 from radvqa.sample import Prediction
 

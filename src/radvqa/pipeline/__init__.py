@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from radvqa.errors import DataError, RunError
+from radvqa.evaluate.comparison import compare_conditions
 from radvqa.evaluate.floors import majority, question_only
 from radvqa.evaluate.predict import Condition, predict
-from radvqa.evaluate.comparison import compare_conditions
 from radvqa.evaluate.summary import summarise
 from radvqa.explain.cases import Case, choose, explain_sample
 from radvqa.models.layout import PROMPT_ID
