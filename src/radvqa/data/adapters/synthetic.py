@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, final
@@ -165,7 +165,7 @@ class SyntheticDataset(DatasetAdapter):
             detail = f"turn {sample.turn} of a dialogue of which an earlier turn is not read"
             yield Reject(sample_id=sample.sample_id, reason="broken_dialogue", where=row.where, detail=detail)
         else:
-            before = "".join(f"{one.question} {one.answers[0]}. " for one in said)
+            before = history([one.question for one in said], [one.answers[0] for one in said])
             said.append(sample)
             yield replace(sample, question=before + sample.question) if self._dialogues == "join" else sample
 
@@ -174,6 +174,11 @@ class SyntheticDataset(DatasetAdapter):
 
 
 ADAPTER = SyntheticDataset
+
+
+def history(questions: Sequence[str], answers: Sequence[str]) -> str:
+    """The earlier turns of a dialogue as they stand in front of the next question; empty before the first."""
+    return "".join(f"{question} {answer}. " for question, answer in zip(questions, answers, strict=True))
 
 
 def _drawing_order(sample_id: str) -> bytes:

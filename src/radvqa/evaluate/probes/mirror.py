@@ -1,0 +1,108 @@
+"""Side flips: in a mirrored picture, left is right. An answer that stays does not come from the picture."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from radvqa.evaluate.metrics import accuracy
+from radvqa.evaluate.normalise import normalise_answer
+from radvqa.evaluate.probes.result import Ask, Example, ProbeResult, result
+from radvqa.sample import Prediction, VqaSample
+
+_PAIRS = (("left", "right"), ("lul", "rul"), ("lll", "rll"), ("luq", "ruq"), ("llq", "rlq"))
+_SWAP = {one: other for pair in _PAIRS for one, other in (pair, pair[::-1])}
+_SIDE = re.compile(rf"\b(?:{'|'.join(_SWAP)})(?=\b|sided)", re.I)
+_HEART_CHAMBER = re.compile(r"\b(?:atri|ventric)", re.I)
+
+
+def swap_sides(text: str) -> str:
+    """The text with left and right exchanged, abbreviations of lobes and quadrants (RUL, LLQ) too.
+
+    >>> swap_sides("Left lung, upper right; RLL")
+    'Right lung, upper left; LLL'
+    """
+    return _SIDE.sub(_swapped, text)
+
+
+def _swapped(match: re.Match[str]) -> str:
+    word = match[0]
+    other = _SWAP[word.lower()]
+    return other.upper() if word.isupper() else other.capitalize() if word[0].isupper() else other
+
+
+def has_side(text: str) -> bool:
+    """Whether a side is named."""
+    return _SIDE.search(text) is not None
+
+
+def mirror(samples: Sequence[VqaSample], predictions: Sequence[Prediction], ask: Ask) -> ProbeResult:
+    """Ask questions with a side in them, or in their answer, about the mirrored picture.
+
+    Sides in the reference are exchanged. Sides in the question are exchanged too, but not where it names both ("left or
+    right?"). Chambers of heart and brain are left out: in a mirrored heart they keep their names. A mirrored picture
+    shows a patient that hardly exists, and letters burned into it are mirrored as well, so a model may also fail for
+    being cautious.
+    """
+    left_out: Counter[str] = Counter()
+    pairs: list[tuple[Prediction, VqaSample]] = []
+    for sample, prediction in zip(samples, predictions, strict=True):
+        if not has_side(sample.question) and not any(map(has_side, sample.answers)):
+            left_out["no_side"] += 1
+        elif _HEART_CHAMBER.search(" ".join((sample.question, *sample.answers))):
+            left_out["side_is_part_of_a_name"] += 1
+        else:
+            sides = {side[0].lower() for side in _SIDE.finditer(sample.question)}
+            names_both = any(_SWAP[side] in sides for side in sides)
+            pairs.append(
+                (
+                    prediction,
+                    replace(
+                        sample,
+                        question=sample.question if names_both else swap_sides(sample.question),
+                        answers=tuple(swap_sides(answer) for answer in sample.answers),
+                    ),
+                )
+            )
+    answers = ask([sample for _, sample in pairs], True)
+    examples, followed, right, right_mirrored, unmoved, unmoved_groups = [], [], [], [], [], []
+    for (before, sample), after in zip(pairs, answers, strict=True):
+        holds = normalise_answer(after.text) == normalise_answer(swap_sides(before.text))
+        followed.append(float(holds))
+        right.append(accuracy(before))
+        right_mirrored.append(accuracy(after))
+        if has_side(before.text) and sample.question == before.question:
+            unmoved.append(float(normalise_answer(after.text) == normalise_answer(before.text)))
+            unmoved_groups.append(sample.group_id)
+        examples.append(
+            Example(
+                sample_id=before.sample_id,
+                question=before.question,
+                answer=before.text,
+                probe_question=f"{sample.question} (mirrored picture)",
+                probe_answer=after.text,
+                wanted=sample.answers[0],
+                held=holds,
+            )
+        )
+    groups = [sample.group_id for _, sample in pairs]
+    return result(
+        tests="Do answers about sides follow when the picture is mirrored?",
+        questions=len(pairs),
+        left_out=left_out,
+        shares={
+            "both_right": ([one * other for one, other in zip(right, right_mirrored, strict=True)], groups),
+            "right": (right, groups),
+            "right_mirrored": (right_mirrored, groups),
+            "followed": (followed, groups),
+            "unmoved": (unmoved, unmoved_groups),
+        },
+        meanings={
+            "both_right": "right about the picture and about its mirror image (higher is better)",
+            "right": "right about the picture",
+            "right_mirrored": "right about the mirrored picture",
+            "followed": "the answer to the mirrored picture is the first one with sides exchanged (higher is better)",
+            "unmoved": "of answers that name a side to the very same question: the same side again (lower is better)",
+        },
+        examples=examples,
+    )

@@ -1,0 +1,78 @@
+"""What a probe returns, and how its shares get their intervals."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypedDict
+
+from radvqa.evaluate.statistics import cluster_interval, score_interval
+from radvqa.evaluate.summary import Estimate, estimate
+from radvqa.sample import Prediction, VqaSample
+
+Ask = Callable[[Sequence[VqaSample], bool], list[Prediction]]
+"""Predictions of the model for samples, in their order; with True the pictures are mirrored left to right."""
+
+EXAMPLES = 12
+
+
+class Example(TypedDict):
+    """One question of a probe beside the one it was made from. ``held``: the answers hang together."""
+
+    sample_id: str
+    question: str
+    answer: str
+    probe_question: str
+    probe_answer: str
+    wanted: str
+    held: bool
+
+
+class ProbeResult(TypedDict):
+    """What a probe found.
+
+    ``tests``: in one sentence, what it tests. ``questions``: how many questions were asked in addition. ``left_out``:
+    samples that the probe has no use for, by reason. ``metrics``: shares from 0 to 1 with cluster-robust limits;
+    ``meanings`` says what each is, and whether higher is better. ``examples``: the first of each kind.
+    """
+
+    tests: str
+    questions: int
+    groups: int
+    left_out: dict[str, int]
+    metrics: dict[str, Estimate]
+    meanings: dict[str, str]
+    examples: list[Example]
+
+
+def result(
+    *,
+    tests: str,
+    questions: int,
+    left_out: Mapping[str, int],
+    shares: Mapping[str, tuple[Sequence[float], Sequence[str]]],
+    meanings: Mapping[str, str],
+    examples: Sequence[Example],
+) -> ProbeResult:
+    """A result from scores and their group ids by metric. Scores below 0 are differences and are not cut."""
+    groups = {group for _, ids in shares.values() for group in ids}
+    return ProbeResult(
+        tests=tests,
+        questions=questions,
+        groups=len(groups),
+        left_out={reason: count for reason, count in sorted(left_out.items()) if count},
+        metrics={name: _estimate(scores, ids) for name, (scores, ids) in shares.items()},
+        meanings=dict(meanings),
+        examples=spread(examples),
+    )
+
+
+def spread(examples: Sequence[Example]) -> list[Example]:
+    """The first examples that did not hang together and the first that did, half of each where there are both."""
+    broken = [one for one in examples if not one["held"]]
+    held = [one for one in examples if one["held"]]
+    few = min(len(held), max(EXAMPLES // 2, EXAMPLES - len(broken)))
+    return broken[: EXAMPLES - few] + held[:few]
+
+
+def _estimate(scores: Sequence[float], group_ids: Sequence[str]) -> Estimate:
+    if any(score < 0 for score in scores):
+        return estimate(cluster_interval(scores, group_ids))
+    return estimate(score_interval(scores, group_ids))
