@@ -6,7 +6,7 @@ from types import ModuleType
 import pytest
 import yaml
 
-from radvqa.recipe import parse_recipe, parse_synth_recipe
+from radvqa.recipe import parse_experiment, parse_recipe, parse_synth_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -26,6 +26,8 @@ def make_docs() -> ModuleType:
         ("cli.md", "cli_page"),
         ("recipes.md", "recipes_page"),
         ("synthesis_recipes.md", "synthesis_recipes_page"),
+        ("experiment_recipes.md", "experiment_recipes_page"),
+        ("protocols.md", "protocols_page"),
     ],
 )
 def test_generated_pages_are_fresh(make_docs: ModuleType, name: str, page: str) -> None:
@@ -43,6 +45,11 @@ def test_the_example_recipe_is_valid(make_docs: ModuleType) -> None:
 def test_the_example_of_a_synthesis_is_valid(make_docs: ModuleType) -> None:
     assert make_docs.SYNTHESIS_EXAMPLE in make_docs.synthesis_recipes_page()
     parse_synth_recipe(yaml.safe_load(make_docs.SYNTHESIS_EXAMPLE), where="docs/synthesis_recipes.md")
+
+
+def test_the_example_of_an_experiment_is_valid(make_docs: ModuleType) -> None:
+    assert make_docs.EXPERIMENT_EXAMPLE in make_docs.experiment_recipes_page()
+    parse_experiment(yaml.safe_load(make_docs.EXPERIMENT_EXAMPLE), where="docs/experiment_recipes.md")
 
 
 @pytest.mark.parametrize("page", ["recipes_page", "synthesis_recipes_page"])

@@ -12,7 +12,7 @@ import radvqa
 SOURCE = Path(radvqa.__file__).parent
 LAYERS = (
     "errors", "sample", "records", "recipe", "run", "data", "html", "models", "llm", "train", "evaluate", "audit",
-    "synth", "explain", "report", "publish", "pipeline", "bench", "cli", "__main__",
+    "synth", "explain", "report", "publish", "pipeline", "experiment", "bench", "cli", "__main__",
 )  # fmt: skip
 TORCH_ALLOWED = ("models", "train", "explain", "evaluate/predict.py", "publish", "pipeline", "bench")
 

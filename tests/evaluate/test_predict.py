@@ -1,3 +1,4 @@
+import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -6,7 +7,7 @@ import torch
 
 from radvqa.errors import DataError
 from radvqa.evaluate import predict as module
-from radvqa.evaluate.predict import BLANK_GREY, other_images, predict
+from radvqa.evaluate.predict import BLANK_GREY, other_images, predict, predictions
 from radvqa.models.layout import PROMPT_ID
 from radvqa.models.vlm import Answer, Vlm
 
@@ -20,10 +21,11 @@ def shown(monkeypatch):
         ids = []
         for row, number in zip(batch.rows, vision.row_image.tolist(), strict=True):
             for question in row.questions:
-                seen[question.sample_id] = vision.pixels[number].numpy()
+                seen[question.sample_id] = vision.projected[number].numpy()
                 ids.append(question.sample_id)
         return [Answer(f"to {one}", True, (5, 1), -0.5) for one in ids]
 
+    monkeypatch.setattr(Vlm, "image_tokens", lambda self, pixels: pixels)
     monkeypatch.setattr(Vlm, "answer", answer)
     return seen
 
@@ -108,5 +110,53 @@ def test_answers_are_not_fed_to_the_model(vlm, samples, store, monkeypatch):
     assert texts == [one.text for one in run(vlm, other, store)]
 
 
-def test_conditions_are_those_of_the_recipe():
-    assert set(module.Condition.__args__) == {"model", "blank", "shuffled"}
+def test_conditions_are_those_of_the_recipe_and_mirrored():
+    assert set(module.Condition.__args__) == {"model", "blank", "shuffled", "mirrored"}
+
+
+def test_mirrored_exchanges_left_and_right(vlm, samples, store, shown):
+    run(vlm, samples, store, "mirrored")
+    for sample in samples:
+        own = store.pixels(sample.image)
+        assert np.array_equal(shown[sample.sample_id], own[:, ::-1])
+        assert not np.array_equal(shown[sample.sample_id], own)
+
+
+def test_a_prediction_tells_how_and_from_what(per_question, samples, store, shown):
+    marked = [replace(one, link_id="l", dialogue_id="d", turn=2) for one in samples]
+    by_condition = {name: run(per_question, marked, store, name) for name in module.Condition.__args__}
+    for found in by_condition.values():
+        assert {(one.decoding, one.dtype) for one in found} == {("greedy, at most 4 new tokens", "float32")}
+        assert {(one.link_id, one.dialogue_id, one.turn) for one in found} == {("l", "d", 2)}
+    files = [hashlib.sha256(one.image.read_bytes()).hexdigest() for one in samples]
+    assert [one.image_hash for one in by_condition["model"]] == files
+    assert [one.image_hash for one in by_condition["mirrored"]] == files
+    assert {one.image_hash for one in by_condition["blank"]} == {""}
+    others = [one.image_hash for one in by_condition["shuffled"]]
+    assert set(others) == set(files)
+    assert all(one != own for one, own in zip(others, files, strict=True))
+
+
+def test_each_picture_goes_through_the_tower_once(vlm, samples, store):
+    seen = []
+    vlm.vision_encoder.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
+    run(vlm, samples, store, batch_size=2)
+    assert sum(seen) == len({one.image for one in samples})
+
+
+def test_known_answers_are_not_asked_for_again_and_change_no_other(vlm, samples, store):
+    settings = {"condition": "model", "max_new_tokens": 4, "batch_size": 2, "seed": 0}
+    batches = list(predictions(vlm, samples, store, **settings))
+    known = {one.sample_id for one in batches[0]} | {batches[1][0].sample_id}
+    again = list(predictions(vlm, samples, store, **settings, known=known))
+    # All of a layout's first batch is known; the second is asked whole, because one of it is not.
+    whole = [some for some in batches if not all(one.sample_id in known for one in some)]
+    assert again == whole
+    assert len(again) < len(batches)
+
+
+def test_windows_of_few_pictures_give_the_same_answers(vlm, samples, store, monkeypatch):
+    expected = [one.token_ids for one in run(vlm, samples, store)]
+    monkeypatch.setattr(module, "PICTURES_HELD", 2)
+    monkeypatch.setattr(module, "PICTURES_PER_PASS", 1)
+    assert [one.token_ids for one in run(vlm, samples, store)] == expected

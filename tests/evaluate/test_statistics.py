@@ -5,7 +5,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radvqa.evaluate.statistics import cluster_bootstrap, cluster_interval, paired_difference, score_interval
+from radvqa.evaluate.statistics import (
+    bootstrap_means,
+    clopper_pearson,
+    cluster_bootstrap,
+    cluster_interval,
+    design_effect,
+    group_sums,
+    paired_difference,
+    percentile_limits,
+    score_interval,
+    standard_error,
+    wilson,
+)
 
 
 def names(numbers):
@@ -82,23 +94,6 @@ def test_bootstrap_agrees_with_the_sandwich_and_repeats_by_seed():
     assert drawn != cluster_bootstrap(scores, names(groups), seed=8)
 
 
-def test_coverage_of_correlated_answers():
-    """95 % intervals of 96 images with 10 questions each and a design effect of 2 hold the truth 95 % of the time."""
-    rng = np.random.default_rng(11)
-    images, repeats, correlation = 96, 1500, 1 / 9
-    spread = (1 - correlation) / correlation
-    ability = rng.beta(0.6 * spread, 0.4 * spread, size=(repeats, images, 1))
-    scores = (rng.random((repeats, images, 10)) < ability).astype(float).reshape(repeats, -1)
-    clusters, singles = names(np.repeat(range(images), 10)), names(range(images * 10))
-
-    def coverage(group_ids):
-        intervals = [cluster_interval(row, group_ids) for row in scores]
-        return np.mean([interval.low <= 0.6 <= interval.high for interval in intervals])
-
-    assert coverage(clusters) == pytest.approx(0.95, abs=0.015)
-    assert coverage(singles) < 0.88
-
-
 def test_paired_difference_is_narrower_than_two_intervals_of_alike_runs():
     rng = np.random.default_rng(2)
     groups = names(np.repeat(range(50), 4))
@@ -160,6 +155,94 @@ def test_pairs_need_equal_lengths_and_a_bootstrap_needs_resamples():
         paired_difference([1.0], [1.0, 0.0], ["a"])
     with pytest.raises(ValueError, match="resamples"):
         cluster_bootstrap([1.0, 0.0], ["a", "b"], resamples=0, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("hits", "n", "low", "high"),
+    [
+        (329, 416, 0.749211, 0.827197),
+        (346, 416, 0.792782, 0.864609),
+        (79, 100, 0.700200, 0.858343),
+        (82, 200, 0.344157, 0.479235),
+        (590, 1061, 0.526034, 0.585719),
+        (612, 1053, 0.551155, 0.610648),
+    ],
+)
+def test_wilson_reference_values(hits, n, low, high):
+    assert wilson(hits, n) == pytest.approx((low, high), abs=5.1e-7)
+
+
+def test_clopper_pearson_reference_value():
+    assert clopper_pearson(590, 1061) == pytest.approx((0.525591, 0.586255), abs=5.1e-7)
+    assert wilson(590, 1061, level=0.99)[0] < wilson(590, 1061)[0]
+
+
+def test_standard_errors_by_hand():
+    # Variance of 1, 1, 0, 0 with n - 1 is 1/3. Residual sums of the two groups are 1 and -1: sqrt(2 * 2) / 4.
+    assert standard_error([1, 1, 0, 0]) == pytest.approx(math.sqrt(1 / 12))
+    assert standard_error([1, 1, 0, 0], ["a", "a", "b", "b"]) == pytest.approx(0.5)
+    assert design_effect([1, 1, 0, 0], ["a", "a", "b", "b"]) == pytest.approx(3)
+    assert design_effect([1, 0, 1, 0], ["a", "a", "b", "b"]) == 0
+    assert math.isnan(design_effect([1, 1], ["a", "b"]))
+    assert math.isnan(standard_error([1, 1], ["a", "a"]))
+
+
+def test_whole_numbers_name_groups_as_well_as_strings():
+    scores, groups = [1, 1, 0, 0, 1, 0], np.array([10, 2, 10, 2, 3, 3])
+    assert cluster_interval(scores, groups) == pytest.approx(cluster_interval(scores, names(groups)), abs=1e-12)
+
+
+def test_sums_of_groups_leave_out_what_is_not_in_a_slice():
+    scores = np.array([[1.0, np.nan], [0.0, 0.0], [1.0, 1.0]])
+    sums, sizes = group_sums(scores, ["b", "a", "b"])
+    assert sums.tolist() == [[0, 0], [2, 1]]
+    assert sizes.tolist() == [[1, 1], [2, 1]]
+    with pytest.raises(ValueError, match="finite or NaN"):
+        group_sums(np.array([[np.inf]]), ["a"])
+
+
+def test_all_columns_see_the_same_draws():
+    rng = np.random.default_rng(3)
+    groups = rng.integers(0, 60, 500)
+    scores = (rng.random((500, 3)) < 0.6).astype(float)
+    scores[:, 2] = scores[:, 0] - scores[:, 1]
+    scores = np.column_stack([scores, np.where(groups < 30, scores[:, 0], np.nan)])
+    sums, sizes = group_sums(scores, groups)
+    draws = bootstrap_means(sums, sizes, resamples=3000, seed=5)
+    assert draws[:, 0] - draws[:, 1] == pytest.approx(draws[:, 2], abs=1e-12)
+    # One column alone gets the same draws, and one size stands for all columns.
+    alone = bootstrap_means(sums[:, :1], sizes[:, 0], resamples=3000, seed=5)
+    assert alone[:, 0] == pytest.approx(draws[:, 0], abs=1e-12)
+    low, high = percentile_limits(draws, level=0.9)
+    single = cluster_bootstrap(scores[:, 0], groups, level=0.9, resamples=3000, seed=5)
+    assert (low[0], high[0]) == pytest.approx((single.low, single.high), abs=1e-12)
+    for column in range(4):
+        values = scores[:, column]
+        kept = ~np.isnan(values)
+        robust = cluster_interval(values[kept], groups[kept], level=0.9)
+        assert (low[column], high[column]) == pytest.approx((robust.low, robust.high), abs=0.01)
+
+
+def test_draws_do_not_depend_on_how_they_are_batched(monkeypatch):
+    sums, sizes = np.random.default_rng(0).random((50, 2)), np.ones(50)
+    whole = bootstrap_means(sums, sizes, resamples=100, seed=1)
+    monkeypatch.setattr("radvqa.evaluate.statistics._BOOTSTRAP_CELLS", 350)
+    assert bootstrap_means(sums, sizes, resamples=100, seed=1) == pytest.approx(whole, abs=1e-12)
+
+
+def test_a_draw_without_the_slice_is_undefined_and_left_out():
+    # Of two groups only the first holds the slice; a quarter of the draws lacks it.
+    draws = bootstrap_means(np.array([[1.0], [0.0]]), np.array([[2.0], [0.0]]), resamples=4000, seed=0)
+    assert np.isnan(draws).mean() == pytest.approx(0.25, abs=0.03)
+    assert [float(limit[0]) for limit in percentile_limits(draws)] == [0.5, 0.5]
+    assert np.isnan(percentile_limits(np.full((3, 1), np.nan))).all()
+
+
+def test_shapes_of_a_bootstrap_must_fit():
+    with pytest.raises(ValueError, match="sizes fit"):
+        bootstrap_means(np.ones((3, 2)), np.ones(2), seed=0)
+    with pytest.raises(ValueError, match="resamples"):
+        bootstrap_means(np.ones((3, 2)), np.ones(3), resamples=0, seed=0)
 
 
 grouped_scores = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 9)), min_size=2, max_size=60).filter(

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from radvqa.errors import DataError
 from radvqa.evaluate.comparison import compare_conditions
+from radvqa.evaluate.metrics import METRICS
 from radvqa.evaluate.statistics import cluster_interval
 from radvqa.evaluate.summary import NOT_STATED, summarise
 from radvqa.sample import Prediction
@@ -39,20 +40,24 @@ PREDICTIONS = [
 ]
 
 
-def means(part):
-    return {name: estimate["mean"] for name, estimate in part["metrics"].items()}
+def means(part, *names):
+    return {name: estimate["mean"] for name, estimate in part["metrics"].items() if name in (names or METRICS)}
 
 
 def test_hand_computed_summary():
     summary = summarise(PREDICTIONS)
     overall = summary["overall"]
     assert (overall["samples"], overall["groups"], overall["empty"], overall["unfinished"]) == (6, 3, 2, 1)
-    assert means(overall) == pytest.approx({"exact_match": 2 / 6, "token_f1": (1 + 2 / 3 + 1) / 6})
+    assert overall["states"] == {"answered": 4, "empty": 2}
+    assert means(overall, "accuracy", "exact_match", "token_f1") == pytest.approx(
+        {"accuracy": 2 / 6, "exact_match": 2 / 6, "token_f1": (1 + 2 / 3 + 1) / 6}
+    )
     by_type = summary["by_answer_type"]
     assert list(by_type) == ["closed", "open"]
     assert (by_type["closed"]["samples"], by_type["closed"]["groups"]) == (4, 2)
-    assert means(by_type["closed"]) == {"exact_match": 0.5, "token_f1": 0.5}
-    assert means(by_type["open"]) == pytest.approx({"exact_match": 0.0, "token_f1": 1 / 3})
+    assert means(by_type["closed"], "accuracy", "token_f1") == {"accuracy": 0.5, "token_f1": 0.5}
+    assert means(by_type["open"], "accuracy", "token_f1") == pytest.approx({"accuracy": 0.0, "token_f1": 1 / 3})
+    assert by_type["open"]["states"] == {"answered": 1, "empty": 1}
     # One group: a mean, but no limits.
     assert by_type["open"]["metrics"]["token_f1"]["low"] is None
     assert by_type["open"]["metrics"]["token_f1"]["high"] is None
@@ -66,6 +71,20 @@ def test_limits_are_clustered_by_group():
     assert [estimate["mean"], estimate["low"], estimate["high"]] == pytest.approx(list(expected[:3]))
     # 30 images: 1/3 of them wrong throughout; 2.045 standard errors of 30 independent answers, not of 300.
     assert estimate["high"] - estimate["mean"] == pytest.approx(2.045 * (2 / 9 / 29) ** 0.5, rel=1e-3)
+
+
+def test_every_state_is_counted_and_scores_nothing():
+    predictions = [
+        answered(0, "", "yes"),
+        replace(answered(1, "", "yes"), missing=True),
+        answered(2, "yes or no", "yes"),
+        answered(3, "I am not sure.", "yes"),
+        answered(4, "yes", "yes", group="b"),
+    ]
+    overall = summarise(predictions)["overall"]
+    assert overall["states"] == {"answered": 1, "missing": 1, "empty": 1, "unsure": 1, "ambiguous": 1}
+    assert overall["empty"] == 2
+    assert means(overall) == dict.fromkeys(METRICS, 1 / 5)
 
 
 def test_slices_by_tag_keep_every_sample():
@@ -162,5 +181,5 @@ def test_order_of_samples_does_not_matter(shuffled):
 @given(st.lists(st.tuples(st.sampled_from(["Yes", "Liver, Kidney", "3.5"]), st.integers(0, 4)), min_size=1))
 def test_perfect_predictions_score_one(rows):
     summary = summarise([answered(n, text, text, group=f"g{group}") for n, (text, group) in enumerate(rows)])
-    assert means(summary["overall"]) == {"exact_match": 1.0, "token_f1": 1.0}
+    assert means(summary["overall"]) == dict.fromkeys(METRICS, 1.0)
     assert summary["overall"]["empty"] == 0

@@ -1,15 +1,16 @@
 import base64
+import hashlib
 import json
 import math
 import random
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
 
 import pytest
+from html_page import Page
 from PIL import Image, ImageDraw
 
 from radvqa.errors import DataError, RunError
@@ -211,43 +212,6 @@ def make_run(folder, *, images=12, updates=60, panel_size=(600, 260)):
     return predictions
 
 
-class Page(HTMLParser):
-    """Start tags with attributes, tables as rows of cell texts by section, and whether tags are balanced."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.open, self.tables, self._section, self._cell = [], [], {}, None, None
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        values = dict(attrs)
-        self.tags.append((tag, values))
-        if tag not in ("meta", "img", "br"):
-            self.open.append(tag)
-        if tag == "section":
-            self._section = values["id"]
-        elif tag == "tr":
-            self.tables.setdefault(self._section, []).append([])
-        elif tag in ("td", "th"):
-            self._cell = []
-        elif tag in ("span", "br") and self._cell is not None:
-            self._cell.append("|")
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-        if tag in ("td", "th"):
-            self.tables[self._section][-1].append(" ".join("".join(self._cell).split()))
-            self._cell = None
-
-    def handle_data(self, data):
-        if self._cell is not None:
-            self._cell.append(data)
-
-    def row(self, section, first):
-        return next(row for row in self.tables[section] if row[0].split("|")[0] == first)[1:]
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "demo-slake_1a2b3c4d"
@@ -290,12 +254,16 @@ def as_points(share):
     return f"{100 * share:+.1f}".replace("-", "−")
 
 
-def test_nothing_is_loaded_from_elsewhere_and_no_script_runs(text, page):
+def test_nothing_is_loaded_from_elsewhere_and_one_script_runs(text, page):
     for tag, attributes in page.tags:
-        assert tag not in ("script", "link", "iframe", "object", "embed")
+        assert tag not in ("link", "iframe", "object", "embed")
         assert attributes.get("src", "data:").startswith("data:")
         assert attributes.get("href", "#").startswith("#")
         assert not any(name.startswith("on") for name in attributes)
+    assert [attributes for tag, attributes in page.tags if tag == "script"] == [{}]
+    (script,) = re.findall(r"<script>(.*?)</script>", text, flags=re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in text
     assert "http://" not in text
     assert "https://" not in text
     assert not re.search(r"url\(|@import", text)
@@ -304,19 +272,19 @@ def test_nothing_is_loaded_from_elsewhere_and_no_script_runs(text, page):
 def test_every_link_leads_somewhere(page):
     ids = {attributes.get("id") for _, attributes in page.tags}
     links = [attributes["href"][1:] for tag, attributes in page.tags if tag == "a"]
-    assert len(links) == 10
+    assert len(links) == 20
     assert set(links) <= ids
 
 
 def test_questions_are_escaped(text, page):
-    assert "<script" not in text.lower()
+    assert text.lower().count("<script") == 1
     assert "&lt;script&gt;alert(" in text
     assert f"Attention maps for the question: {HOSTILE}" in [attributes.get("alt") for _, attributes in page.tags]
 
 
 def test_pictures_have_alternative_texts_and_headers_a_scope(page):
     images = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert len(images) == 1 + 2 + 2 + 12  # bars, stages, panels, examples
+    assert len(images) == 1 + 2 + 2 + 12 + 1 + 12  # bars, stages, panels, examples, slices, pictures of the answers
     assert all(attributes["alt"].strip() for attributes in images)
     assert all(attributes.get("scope") in ("row", "col") for tag, attributes in page.tags if tag == "th")
 
@@ -341,19 +309,21 @@ LABELS = {
 def test_scores_are_those_of_the_summary(run, page, name):
     scores = json.loads((run / "summary.json").read_text())["conditions"][name]
     parts = [scores["overall"], scores["by_answer_type"]["closed"], scores["by_answer_type"]["open"]]
-    expected = [cell(part["metrics"][metric], as_percent) for metric in ("exact_match", "token_f1") for part in parts]
+    expected = [cell(part["metrics"][metric], as_percent) for metric in ("accuracy", "token_f1") for part in parts]
     assert page.row("scores", LABELS[name]) == expected
     counts = [str(scores["overall"][key]) for key in ("samples", "empty", "unfinished")]
-    assert page.row("counts", LABELS[name]) == counts
+    assert page.row("counts", LABELS[name])[:3] == counts
 
 
 @pytest.mark.parametrize("name", [name for name in LABELS if name != "model"])
 def test_differences_are_those_of_the_summary(run, page, name):
     comparison = json.loads((run / "summary.json").read_text())["comparisons"][name]
     parts = [comparison["overall"], comparison["by_answer_type"]["closed"], comparison["by_answer_type"]["open"]]
-    expected = [cell(part["exact_match"], as_points) for part in parts]
+    expected = [cell(part["accuracy"], as_points) for part in parts]
     expected.append(cell(comparison["overall"]["token_f1"], as_points))
-    assert page.row("differences", LABELS[name])[:-1] == expected
+    assert page.row("differences", LABELS[name])[:-2] == expected
+    adjusted = comparison["p"]["accuracy"]["adjusted"]
+    assert page.row("differences", LABELS[name])[-2] == ("< 0.001" if adjusted < 0.001 else f"{adjusted:.3f}")
 
 
 @pytest.mark.parametrize(("tag", "value"), [("modality", "MRI"), ("content_type", "Organ")])
@@ -361,7 +331,7 @@ def test_slices_show_model_floor_and_blank(run, page, tag, value):
     conditions = json.loads((run / "summary.json").read_text())["conditions"]
     members = conditions["model"]["by_tag"][tag][value]
     scores = [
-        cell(conditions[name]["by_tag"][tag][value]["metrics"]["exact_match"], as_percent)
+        cell(conditions[name]["by_tag"][tag][value]["metrics"]["accuracy"], as_percent)
         for name in ("model", "question_only", "blank")
     ]
     scores.append(cell(members["metrics"]["token_f1"], as_percent))
@@ -370,8 +340,8 @@ def test_slices_show_model_floor_and_blank(run, page, tag, value):
 
 def test_the_headline_is_the_score_of_the_summary(run, text):
     overall = json.loads((run / "summary.json").read_text())["conditions"]["model"]["overall"]
-    assert f"in {as_percent(overall['metrics']['exact_match']['mean'])} % of cases" in text
-    assert "Empty answers: 1, answers cut at the token limit: 1" in text
+    assert f"in {as_percent(overall['metrics']['accuracy']['mean'])} % of cases" in text
+    assert "Without a usable answer: 1 (empty 1); cut at the token limit: 1" in text
 
 
 def test_stages_come_in_the_order_of_the_recipe_with_their_counts(text, page):
@@ -464,7 +434,7 @@ def test_undefined_numbers_are_not_available(tmp_path):
     one_group = answer(make_samples(tmp_path / "outside", 1), "")
     run = tmp_path / "run"
     values = write_summary(run, {"model": one_group, "question_only": one_group})
-    assert values["conditions"]["model"]["overall"]["metrics"]["exact_match"]["low"] is None
+    assert values["conditions"]["model"]["overall"]["metrics"]["accuracy"]["low"] is None
     page = Page(write_report(run).read_text(encoding="utf-8"))
     assert page.row("scores", "Model")[0].endswith("|n/a")
     assert page.row("differences", "Question-only floor")[-1] == "n/a"

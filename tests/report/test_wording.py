@@ -6,9 +6,7 @@ import pytest
 from radvqa.report.contents import Differences, Estimate, RunSummary, Scores, Slice
 from radvqa.report.wording import points, verdict
 
-ANY = Slice(
-    samples=100, groups=20, empty=0, unfinished=0, metrics={"exact_match": Estimate(mean=0.6, low=0.5, high=0.7)}
-)
+ANY = Slice(samples=100, groups=20, empty=0, unfinished=0, metrics={"accuracy": Estimate(mean=0.6, low=0.5, high=0.7)})
 GAIN, NONE, LOSS, NO_INTERVAL = (0.1, 0.05, 0.15), (0.01, -0.03, 0.05), (-0.1, -0.15, -0.05), (0.1, None, None)
 
 
@@ -25,7 +23,7 @@ def summary_with(layout="per_question", split="test", **differences):
                 level=0.95,
                 samples=100,
                 groups=20,
-                overall={"exact_match": Estimate(mean=mean, low=low, high=high)},
+                overall={"accuracy": Estimate(mean=mean, low=low, high=high)},
                 by_answer_type={},
             )
             for name, (mean, low, high) in differences.items()
@@ -82,7 +80,7 @@ def test_the_verdict_tells_what_weakens_it():
         assert "not an untouched test" in verdict(summary_with(split=split), trained={"per_question"}, watched=True)[-1]
     scores = replace(summary_with().reference, overall=replace(ANY, empty=3, unfinished=2))
     weak = replace(summary_with(), conditions={"model": scores})
-    assert "Empty answers: 3, answers cut at the token limit: 2" in verdict(weak)[-1]
+    assert "Empty answers: 3; cut at the token limit: 2" in verdict(weak)[-1]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,12 @@ import typer
 import typer.core
 
 from radvqa.cli import bench, data, synth
+from radvqa.cli.compare import compare
+from radvqa.cli.evaluate import evaluate
+from radvqa.cli.experiment import experiment
 from radvqa.cli.export import export
+from radvqa.cli.judge import judge
+from radvqa.cli.score import score
 from radvqa.errors import RadvqaError, RunError
 from radvqa.run.stopping import Stopped, stoppable
 
@@ -23,7 +28,7 @@ if TYPE_CHECKING:
 
 NOTICE = "Research tool, not for clinical use."
 Step = Literal["train", "evaluate", "explain", "report"]
-Listed = Literal["datasets", "recipes", "runs", "models", "metrics", "prompts"]
+Listed = Literal["datasets", "recipes", "runs", "models", "metrics", "protocols", "prompts"]
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _NO_RIGHT = (errno.EACCES, errno.EPERM)
@@ -148,6 +153,10 @@ def check(
 
 
 app.command()(export)
+app.command()(compare)
+app.command()(experiment)
+app.command()(score)
+app.command()(judge)
 
 
 @app.command()
@@ -171,13 +180,7 @@ def train(
     _again("train", run_or_recipe, as_json=as_json, quiet=quiet)
 
 
-@app.command()
-def evaluate(run: RunPath, as_json: Json = False, quiet: Quiet = False) -> None:
-    """Answer, score and report again.
-
-    For a trained run: generates the answers anew, scores them and renews the report.
-    """
-    _again("evaluate", run, as_json=as_json, quiet=quiet)
+app.command()(evaluate)
 
 
 @app.command()
@@ -216,6 +219,7 @@ def list_(
             "datasets": listing.datasets,
             "models": listing.models,
             "metrics": listing.metrics,
+            "protocols": listing.protocols,
             "prompts": listing.prompts,
         }[what]()
     if as_json:
@@ -280,10 +284,7 @@ def _again(verb: str, path: Path, *, as_json: bool, quiet: bool, sample_ids: Seq
         folder.lock()
         folder.note_command(_command())
         pipeline.require_trained(folder)
-        if verb == "evaluate":
-            pipeline.evaluate(folder, progress=progress)
-        else:
-            pipeline.explain(folder, sample_ids=sample_ids, progress=progress)
+        pipeline.explain(folder, sample_ids=sample_ids, progress=progress)
         pipeline.report(folder, progress=progress)
     _print_result(folder, as_json=as_json)
 

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
@@ -13,6 +14,7 @@ from radvqa.errors import RecipeError
 
 if TYPE_CHECKING:
     from radvqa.bench.comparison import Case, Comparison
+    from radvqa.bench.evaluation import AnswerComparison
     from radvqa.bench.geometry import Update
     from radvqa.data.image_store import ImageStore
     from radvqa.run.progress import Progress
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="bench",
-    help="Measure the training engine beside plain transformers on this machine.",
+    help="Measure training and evaluation beside plain transformers on this machine.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -37,6 +39,9 @@ Choice = TypeVar("Choice", bound=str)
 SETTINGS: tuple[Setting, ...] = ("align", "adapt", "align-shared", "adapt-shared")
 STAGES: tuple[Stage, ...] = ("align", "adapt")
 ROUTES: tuple[Route, ...] = ("plain", "engine")
+
+LayoutName = Literal["per_question", "shared_image"]
+LAYOUTS: tuple[LayoutName, ...] = ("per_question", "shared_image")
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 
@@ -142,6 +147,83 @@ def geometry(
     typer.echo(geometry_table(found))
 
 
+@app.command()
+def evaluate(
+    *,
+    layout: Annotated[
+        list[str] | None,
+        typer.Option(help="per_question or shared_image, repeatable; both unless given or told by the checkpoint."),
+    ] = None,
+    checkpoint: Annotated[str, typer.Option(help="embedded, tiny, or the folder of a checkpoint.")] = "embedded",
+    image_size: Annotated[int, typer.Option(help="Variant of the embedded base in pixels: 112 or 224.")] = 224,
+    dtype: Annotated[Dtype, typer.Option(help="Of the weights and of matrix products, in all paths.")] = "auto",
+    dataset: Annotated[str, typer.Option(metavar="ADAPTER", help="Whose questions; see list datasets.")] = "phantom",
+    root: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the data set.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="An option of the adapter; repeatable.")
+    ] = None,
+    split: Annotated[Literal["train", "val", "test"], typer.Option(help="Split that is asked about.")] = "val",
+    images: Annotated[int, typer.Option(min=1, help="Images that are asked about, the first of the split.")] = 24,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions at a time, in both paths.")] = 8,
+    batch_images: Annotated[int, typer.Option(min=1, help="Images at a time in the shared-image layout.")] = 4,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 24,
+    rounds: Annotated[int, typer.Option(min=2, help="Turns of all paths; the first one is not timed.")] = 4,
+    check: Annotated[
+        int, typer.Option(min=0, help="Questions whose answers are compared in float32 before; 0 for none.")
+    ] = 16,
+    singly: Annotated[bool, typer.Option(help="Also measure generate with one question at a time.")] = True,
+    threads: Threads = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Answer the same questions with transformers' generate and with radvqa, in turns, and print the ratios.
+
+    Answers are compared first. A checkpoint that was trained answers as briefly as real ones do; the embedded base
+    does not. See docs/bench.md.
+    """
+    from radvqa.bench.evaluation import AnswerCase, compare_answers
+    from radvqa.run.progress import Progress
+
+    progress = Progress(quiet)
+    checkpoint = _checkpoint(checkpoint)
+    layouts = _known("--layout", layout, LAYOUTS) or _layouts_of(checkpoint)
+    samples, store = _data(
+        dataset,
+        root,
+        changes or [],
+        checkpoint=checkpoint,
+        image_size=image_size,
+        progress=progress,
+        split=split,
+        images=images,
+    )
+    found = []
+    for one in layouts:
+        progress.say(f"{one}:")
+        model = _model("align-shared" if one == "shared_image" else "align", checkpoint, image_size, dtype, threads)
+        case = AnswerCase(
+            model=model,
+            batch_size=batch_images if one == "shared_image" else batch_size,
+            plain_batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            rounds=rounds,
+            singly=singly,
+            checked=check,
+        )
+        found.append(compare_answers(case, samples, store, say=progress.say))
+    if as_json:
+        _print_json([asdict(one) | {"ratios": one.ratios, "ratio": one.ratio} for one in found])
+        return
+    typer.echo(answers_table(found))
+
+
+def _layouts_of(checkpoint: str) -> Sequence[LayoutName]:
+    """The layout that a checkpoint was trained in, by its manifest; both where it does not say."""
+    manifest = Path(checkpoint) / "training_manifest.json"
+    told = json.loads(manifest.read_bytes()).get("layout") if manifest.is_file() else None
+    return [one for one in LAYOUTS if one == told] or LAYOUTS
+
+
 def _known(option: str, given: Sequence[str] | None, known: Sequence[Choice]) -> list[Choice]:
     """What was given, checked (typer has no repeatable choices), or nothing."""
     if unknown := [value for value in given or () if value not in known]:
@@ -209,6 +291,8 @@ def _data(
     checkpoint: str,
     image_size: int,
     progress: "Progress",
+    split: Literal["train", "val", "test"] = "train",
+    images: int | None = None,
 ) -> tuple[Sequence["VqaSample"], "ImageStore"]:
     from platformdirs import user_cache_path
 
@@ -223,7 +307,9 @@ def _data(
         if not equals:
             raise RecipeError("an option needs a value", where=f"--set {change}", expected="OPTION=VALUE")
         options[name] = parse_yaml(value, where=f"--set {change}")
-    samples = open_dataset(adapter, options).read("train").samples
+    samples: Sequence["VqaSample"] = open_dataset(adapter, options).read(split).samples
+    kept = set(list(dict.fromkeys(sample.image for sample in samples))[:images])
+    samples = [sample for sample in samples if sample.image in kept]
     sizes = geometry_of(_model("align", checkpoint, image_size, "auto", None))
     if sizes is None:
         raise RecipeError("the size of this checkpoint is not known", where=f"--checkpoint {checkpoint}")
@@ -275,6 +361,31 @@ def comparison_table(found: Sequence["Comparison"]) -> str:
         f"Questions per second, medians of {len(found[0].ratios)} rounds; {found[0].threads} threads, {found[0].dtype}."
     ]
     notes += [_features(one) for one in found if one.features_computed or one.features_found]
+    return _aligned(lines) + "\n" + "\n".join(notes)
+
+
+def answers_table(found: Sequence["AnswerComparison"]) -> str:
+    """One line for each layout."""
+    lines = [("layout", "one by one", "batched", "radvqa", "ratio", "rounds from-to", "equal", "in float32")]
+    for one in found:
+        lines.append(
+            (
+                one.layout,
+                f"{median(one.single_speeds):.2f}/s" if one.single_speeds else "-",
+                f"{median(one.batched_speeds):.2f}/s",
+                f"{median(one.our_speeds):.2f}/s",
+                f"{one.ratio:.2f}x",
+                f"{min(one.ratios):.2f}-{max(one.ratios):.2f}",
+                "other mask" if one.equal is None else f"{one.equal:.1%}",
+                "-" if one.float32_equal is None else f"{one.float32_equal:.0%} of {one.checked}",
+            )
+        )
+    first = found[0]
+    notes = [
+        f"Answers per second, medians of {len(first.ratios)} rounds; ratio of radvqa to batched generate; "
+        f"{first.questions} questions on {first.images} images; {first.threads} threads, {first.dtype}."
+    ]
+    notes += [f"{one.layout}: {one.our_tokens:.1f} tokens an answer, {one.plain_tokens:.1f} plain." for one in found]
     return _aligned(lines) + "\n" + "\n".join(notes)
 
 

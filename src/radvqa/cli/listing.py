@@ -74,7 +74,17 @@ def metrics() -> list[dict[str, str]]:
     """Name and meaning of each metric."""
     from radvqa.evaluate.metrics import METRICS
 
-    return [{"metric": name, "what": _first_line(metric.__doc__)} for name, metric in METRICS.items()]
+    return [{"metric": name, "what": what} for name, what in METRICS.items()]
+
+
+def protocols() -> list[dict[str, str]]:
+    """Name, title and quoted numbers of each published protocol."""
+    from radvqa.evaluate.protocols import PROTOCOLS
+
+    return [
+        {"protocol": name, "title": protocol.title, "headline": ", ".join(protocol.headline)}
+        for name, protocol in PROTOCOLS.items()
+    ]
 
 
 def prompts() -> list[dict[str, str]]:
@@ -123,11 +133,14 @@ def headline(run: RunFolder) -> dict[str, dict[str, Any]] | None:
 
 
 def score_rows(summary: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
-    """The headline numbers as rows of a table."""
+    """The headline metric of each condition as rows of a table; every metric of a run scored before there was one."""
+    from radvqa.evaluate.metrics import HEADLINE
+
     return [
         {"condition": condition, "metric": metric, "score (interval)": _estimate(estimate)}
         for condition, metrics in summary.items()
         for metric, estimate in metrics.items()
+        if metric == HEADLINE or HEADLINE not in metrics
     ]
 
 

@@ -1,16 +1,30 @@
-"""Paired comparisons of predictions for the same questions: conditions, floors, runs."""
+"""Paired comparisons of predictions for the same questions: the conditions of one run (model, floors, controls)."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 from radvqa.errors import DataError
-from radvqa.evaluate.statistics import paired_difference
+from radvqa.evaluate.multiplicity import holm
+from radvqa.evaluate.normalise import normalise_answer
+from radvqa.evaluate.paired import paired_t
+from radvqa.evaluate.statistics import Interval
 from radvqa.evaluate.summary import Estimate, check_unique, estimate, rows_by, score
 from radvqa.sample import Prediction
 
 
+class PValue(TypedDict):
+    """Two-sided p of the clustered t test, and adjusted by Holm over the conditions; None where undefined."""
+
+    p: float | None
+    adjusted: float | None
+
+
 class Comparison(TypedDict):
-    """Paired differences, reference minus condition, by metric; over all samples and by answer type."""
+    """Paired differences, reference minus condition, by metric; over all samples and by answer type.
+
+    ``p``: of the differences over all samples, by metric.
+    """
 
     reference: str
     condition: str
@@ -19,6 +33,7 @@ class Comparison(TypedDict):
     groups: int
     overall: dict[str, Estimate]
     by_answer_type: dict[str, dict[str, Estimate]]
+    p: dict[str, PValue]
 
 
 def compare_conditions(
@@ -33,62 +48,40 @@ def compare_conditions(
         DataError: the reference is not among the conditions, or a condition has other samples, the same sample twice,
             or other reference answers.
     """
+    ours = reference_of(predictions_by_name, reference)
+    our_scores = score(ours)
+    comparisons = {}
+    for name, predictions in predictions_by_name.items():
+        if name != reference:
+            theirs = aligned(predictions, ours, name=name, reference=reference)
+            comparisons[name] = _compare(ours, our_scores, score(theirs), names=(reference, name), level=level)
+    for metric in our_scores:
+        p_values = [one["p"][metric] for one in comparisons.values()]
+        for value, adjusted in zip(p_values, adjust_by_holm([one["p"] for one in p_values]), strict=True):
+            value["adjusted"] = adjusted
+    return comparisons
+
+
+def reference_of(predictions_by_name: Mapping[str, Sequence[Prediction]], reference: str) -> Sequence[Prediction]:
+    """The predictions that the others are compared with. Raises ``DataError`` if there are none, or a sample twice."""
     if reference not in predictions_by_name:
         raise DataError(
             f"there are no predictions named {reference!r} to compare with",
             expected=f"one of {', '.join(predictions_by_name) or '(none)'}",
             fix="name one of these as the reference",
         )
-    ours = predictions_by_name[reference]
-    check_unique(ours, where=f"condition {reference!r}")
-    our_scores = score(ours)
-    comparisons = {}
-    for name, predictions in predictions_by_name.items():
-        if name != reference:
-            theirs = _aligned(predictions, ours, name=name, reference=reference)
-            comparisons[name] = _compare(ours, our_scores, score(theirs), names=(reference, name), level=level)
-    return comparisons
+    check_unique(predictions_by_name[reference], where=f"condition {reference!r}")
+    return predictions_by_name[reference]
 
 
-def _compare(
-    ours: Sequence[Prediction],
-    our_scores: Mapping[str, list[float]],
-    their_scores: Mapping[str, list[float]],
-    *,
-    names: tuple[str, str],
-    level: float,
-) -> Comparison:
-    def differences(rows: Sequence[int]) -> dict[str, Estimate]:
-        groups = [ours[row].group_id for row in rows]
-        return {
-            metric: estimate(
-                paired_difference(
-                    [our_scores[metric][row] for row in rows],
-                    [their_scores[metric][row] for row in rows],
-                    groups,
-                    level=level,
-                )
-            )
-            for metric in our_scores
-        }
-
-    return Comparison(
-        reference=names[0],
-        condition=names[1],
-        level=level,
-        samples=len(ours),
-        groups=len({prediction.group_id for prediction in ours}),
-        overall=differences(range(len(ours))),
-        by_answer_type={
-            name: differences(rows) for name, rows in rows_by(ours, lambda prediction: prediction.answer_type)
-        },
-    )
-
-
-def _aligned(
+def aligned(
     predictions: Sequence[Prediction], ours: Sequence[Prediction], *, name: str, reference: str
 ) -> list[Prediction]:
-    """``predictions`` in the order of ``ours``, after checking that both answer the same samples."""
+    """``predictions`` in the order of ``ours``, after checking that both answer the same samples.
+
+    Raises:
+        DataError: other samples, a sample twice, or references that differ in more than spelling.
+    """
     where = f"condition {name!r}"
     check_unique(predictions, where=where)
     by_id = {prediction.sample_id: prediction for prediction in predictions}
@@ -100,11 +93,11 @@ def _aligned(
             where=where,
             expected=f"the {len(our_ids)} samples of {reference!r}",
             got=f"{len(missing)} missing {missing[:3]}, {len(extra)} others {extra[:3]}",
-            fix="evaluate both on the same split with the same limits",
+            fix="evaluate both on the same split with the same limits, or compare what both have (--common)",
         )
     for prediction in ours:
         other = by_id[prediction.sample_id]
-        if other.references != prediction.references:
+        if _spelt(other) != _spelt(prediction):
             raise DataError(
                 "the same sample has different reference answers",
                 where=f"{where}, sample {prediction.sample_id!r}",
@@ -113,3 +106,48 @@ def _aligned(
                 fix="evaluate both on the same version of the data set",
             )
     return [by_id[prediction.sample_id] for prediction in ours]
+
+
+def adjust_by_holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Holm's adjusted p values in the order given; undefined ones stay undefined and do not count."""
+    adjusted = iter(holm([p for p in p_values if p is not None]))
+    return [None if p is None else next(adjusted) for p in p_values]
+
+
+def _compare(
+    ours: Sequence[Prediction],
+    our_scores: Mapping[str, list[float]],
+    their_scores: Mapping[str, list[float]],
+    *,
+    names: tuple[str, str],
+    level: float,
+) -> Comparison:
+    def differences(rows: Sequence[int]) -> dict[str, tuple[Estimate, float]]:
+        groups = [ours[row].group_id for row in rows]
+        found = {}
+        for metric, scores in our_scores.items():
+            test = paired_t(
+                [scores[row] for row in rows], [their_scores[metric][row] for row in rows], groups, level=level
+            )
+            interval = Interval(test.difference, test.low, test.high, test.groups, test.samples)
+            found[metric] = estimate(interval), test.p
+        return found
+
+    overall = differences(range(len(ours)))
+    return Comparison(
+        reference=names[0],
+        condition=names[1],
+        level=level,
+        samples=len(ours),
+        groups=len({prediction.group_id for prediction in ours}),
+        overall={metric: one for metric, (one, _) in overall.items()},
+        by_answer_type={
+            name: {metric: one for metric, (one, _) in differences(rows).items()}
+            for name, rows in rows_by(ours, lambda prediction: prediction.answer_type)
+        },
+        p={metric: PValue(p=None if math.isnan(p) else p, adjusted=None) for metric, (_, p) in overall.items()},
+    )
+
+
+def _spelt(prediction: Prediction) -> tuple[str, ...]:
+    return tuple(normalise_answer(reference) or reference for reference in prediction.references)

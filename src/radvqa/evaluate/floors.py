@@ -1,31 +1,36 @@
 """Floors: what answers score that never looked at the image. A model is worth what it adds to them."""
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from scipy import sparse
 
 from radvqa.errors import DataError
-from radvqa.evaluate.normalise import answer_parts, normalise_answer
 from radvqa.sample import Prediction, VqaSample
+
+FOLDS = 5
+
+Floor = Callable[[Sequence[VqaSample], Sequence[VqaSample]], list[Prediction]]
+"""Predictions for the second samples from the answers to the first."""
 
 
 def majority(train: Sequence[VqaSample], samples: Sequence[VqaSample]) -> list[Prediction]:
     """Predictions that give each sample the most frequent training answer of its answer type.
 
-    A type that training lacks gets the most frequent answer of all. See ``_Answers`` for what counts as one answer and
-    how ties fall.
+    A type that training lacks gets the most frequent answer of all. Answers are counted as one when their words are
+    equal (see ``words``); of equally frequent ones the first in training wins, in its first spelling.
 
     Raises:
         DataError: there are no training samples.
     """
-    answers = _Answers(train)
+    _require_training(train)
     by_type: dict[str, list[VqaSample]] = defaultdict(list)
     for sample in train:
         by_type[sample.answer_type].append(sample)
-    best = {answer_type: answers.most_frequent(members) for answer_type, members in by_type.items()}
-    overall = answers.most_frequent(train)
+    best = {answer_type: _most_frequent(members) for answer_type, members in by_type.items()}
+    overall = _most_frequent(train)
     return [
         _prediction(sample, best.get(sample.answer_type, overall), prompt_id="floor:majority") for sample in samples
     ]
@@ -34,10 +39,10 @@ def majority(train: Sequence[VqaSample], samples: Sequence[VqaSample]) -> list[P
 def question_only(train: Sequence[VqaSample], samples: Sequence[VqaSample]) -> list[Prediction]:
     """Predictions from the question alone: the most frequent training answer to the same question.
 
-    Questions are the same if their normalised texts are. A question never asked in training takes the answer of the
-    nearest one by Jaccard similarity of the token sets; the answers to several equally near questions are counted
-    together, so the order of the rows does not matter, and a question without any known word gets the most frequent
-    answer of all. The answer type is not used: it is a label that a model does not see either.
+    Questions are the same if their words are (see ``words``). Of equally frequent answers the one seen first in
+    training wins. A question never asked in training takes the answer of the training row whose question is nearest by
+    Jaccard similarity of the word sets, the first such row in file order. The answer type is not used: it is a label
+    that a model does not see either.
 
     Source: the "per Q-type prior" baseline of Antol et al., VQA, ICCV 2015, taken down from the type of question to the
     single question.
@@ -45,76 +50,99 @@ def question_only(train: Sequence[VqaSample], samples: Sequence[VqaSample]) -> l
     Raises:
         DataError: there are no training samples.
     """
-    answers = _Answers(train)
-    by_question: dict[str, list[VqaSample]] = defaultdict(list)
+    _require_training(train)
+    by_question: dict[tuple[str, ...], list[VqaSample]] = defaultdict(list)
     for sample in train:
-        by_question[normalise_answer(sample.question)].append(sample)
-    nearest = _NearestQuestions(sorted(by_question))
-    best: dict[str, str] = {}
+        by_question[words(sample.question)].append(sample)
+    nearest = _NearestQuestions(list(by_question))
+    best: dict[tuple[str, ...], str] = {}
     for sample in samples:
-        question = normalise_answer(sample.question)
+        question = words(sample.question)
         if question not in best:
-            sources = [question] if question in by_question else nearest.of(question)
-            best[question] = answers.most_frequent(member for source in sources for member in by_question[source])
-    return [
-        _prediction(sample, best[normalise_answer(sample.question)], prompt_id="floor:question_only")
-        for sample in samples
-    ]
+            known = by_question.get(question)
+            best[question] = _most_frequent(known) if known else by_question[nearest.of(question)][0].answers[0]
+    return [_prediction(sample, best[words(sample.question)], prompt_id="floor:question_only") for sample in samples]
 
 
-class _Answers:
-    """Training answers (the first of each sample), counted as one when exact match holds them equal.
+def constant(samples: Sequence[VqaSample], answer: str) -> list[Prediction]:
+    """Predictions that give every sample the same answer, such as "Yes"."""
+    return [_prediction(sample, answer, prompt_id=f"floor:always_{answer.lower()}") for sample in samples]
 
-    The more frequent answer wins; ties fall to the more frequent in the whole training set, then to the alphabet. An
-    answer is given in its most frequent spelling.
+
+def cross_fitted(floor: Floor, samples: Sequence[VqaSample], *, seed: int = 0) -> list[Prediction]:
+    """A floor where there is no training split: groups are dealt into five folds, and each learns from the others.
+
+    Raises:
+        DataError: all samples are of one group.
     """
+    groups = sorted({sample.group_id for sample in samples})
+    if len(groups) < 2:
+        raise DataError(
+            "a floor without a training split needs two groups at least",
+            expected="several patients, cases or images",
+            got=f"{len(groups)} group",
+            fix="evaluate more images",
+        )
+    order = np.random.default_rng(seed).permutation(len(groups))
+    fold_of = {groups[place]: number % FOLDS for number, place in enumerate(order)}
+    found: dict[str, Prediction] = {}
+    for fold in range(min(FOLDS, len(groups))):
+        inside = [sample for sample in samples if fold_of[sample.group_id] == fold]
+        others = [sample for sample in samples if fold_of[sample.group_id] != fold]
+        found |= {one.sample_id: one for one in floor(others, inside)}
+    return [found[sample.sample_id] for sample in samples]
 
-    def __init__(self, train: Sequence[VqaSample]) -> None:
-        if not train:
-            raise DataError(
-                "floors need training samples",
-                where="the train split",
-                expected="at least one sample",
-                got="none",
-                fix="check the train split of the data set that is evaluated",
-            )
-        self._frequency = Counter(answer_parts(sample.answers[0]) for sample in train)
-        spellings: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
-        for sample in train:
-            spellings[answer_parts(sample.answers[0])][sample.answers[0]] += 1
-        self._spelling = {
-            answer: min(found, key=lambda text: (-found[text], text)) for answer, found in spellings.items()
-        }
 
-    def most_frequent(self, samples: Iterable[VqaSample]) -> str:
-        """The most frequent answer among ``samples``, which are part of the training set."""
-        found = Counter(answer_parts(sample.answers[0]) for sample in samples)
-        return self._spelling[min(found, key=lambda answer: (-found[answer], -self._frequency[answer], answer))]
+def words(text: str) -> tuple[str, ...]:
+    """The lower-case runs of letters and digits of a text, in their order."""
+    return tuple(re.findall(r"[^\W_]+", text.lower()))
+
+
+def _most_frequent(samples: Iterable[VqaSample]) -> str:
+    """The most frequent first answer in its first spelling; of equally frequent ones the first seen."""
+    count: Counter[tuple[str, ...]] = Counter()
+    spelling: dict[tuple[str, ...], str] = {}
+    for sample in samples:
+        answer = words(sample.answers[0])
+        count[answer] += 1
+        spelling.setdefault(answer, sample.answers[0])
+    return spelling[max(count, key=lambda answer: count[answer])]
+
+
+def _require_training(train: Sequence[VqaSample]) -> None:
+    if not train:
+        raise DataError(
+            "floors need training samples",
+            where="the train split",
+            expected="at least one sample",
+            got="none",
+            fix="check the train split of the data set that is evaluated",
+        )
 
 
 class _NearestQuestions:
-    """Finds the known questions whose token sets are most like that of a new one."""
+    """Finds the known question whose word set is most like that of a new one."""
 
-    def __init__(self, questions: Sequence[str]) -> None:
+    def __init__(self, questions: Sequence[tuple[str, ...]]) -> None:
         self._questions = questions
-        token_sets = [sorted(set(question.split())) for question in questions]
-        self._column = {token: i for i, token in enumerate(sorted({t for tokens in token_sets for t in tokens}))}
-        self._sizes = np.array([len(tokens) for tokens in token_sets], dtype=np.int64)
-        columns = np.array([self._column[token] for tokens in token_sets for token in tokens], dtype=np.int64)
+        word_sets = [sorted(set(question)) for question in questions]
+        self._column = {word: i for i, word in enumerate(sorted({w for some in word_sets for w in some}))}
+        self._sizes = np.array([len(some) for some in word_sets], dtype=np.int64)
+        columns = np.array([self._column[word] for some in word_sets for word in some], dtype=np.int64)
         starts = np.concatenate(([0], np.cumsum(self._sizes)))
-        self._has_token = sparse.csr_array(
+        self._has_word = sparse.csr_array(
             (np.ones(columns.size, dtype=np.int64), columns, starts), shape=(len(questions), len(self._column))
         )
 
-    def of(self, question: str) -> list[str]:
-        """All known questions at the greatest Jaccard similarity to ``question``, in alphabetical order."""
-        tokens = set(question.split())
+    def of(self, question: tuple[str, ...]) -> tuple[str, ...]:
+        """The known question at the greatest Jaccard similarity to ``question``, the first of equals."""
+        wanted_words = set(question)
         wanted = np.zeros(len(self._column), dtype=np.int64)
-        wanted[[self._column[token] for token in tokens if token in self._column]] = 1
-        shared = self._has_token @ wanted
-        # A union of nothing means that both token sets are empty; they share nothing, hence similarity 0.
-        similarity = shared / np.maximum(self._sizes + len(tokens) - shared, 1)
-        return [self._questions[int(i)] for i in np.flatnonzero(similarity == similarity.max())]
+        wanted[[self._column[word] for word in wanted_words if word in self._column]] = 1
+        shared = self._has_word @ wanted
+        # A union of nothing means that both word sets are empty; they share nothing, hence similarity 0.
+        similarity = shared / np.maximum(self._sizes + len(wanted_words) - shared, 1)
+        return self._questions[int(similarity.argmax())]
 
 
 def _prediction(sample: VqaSample, answer: str, *, prompt_id: str) -> Prediction:
@@ -130,5 +158,8 @@ def _prediction(sample: VqaSample, answer: str, *, prompt_id: str) -> Prediction
         finished=True,
         token_ids=(),
         logprob=None,
+        link_id=sample.link_id,
+        dialogue_id=sample.dialogue_id,
+        turn=sample.turn,
         tags=sample.tags,
     )

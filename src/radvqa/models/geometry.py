@@ -118,13 +118,24 @@ _TINY = Geometry(
 
 
 def geometry_of(model: Model) -> Geometry | None:
-    """The sizes of a recipe's base model.
+    """The sizes of a recipe's base model, with its other vision tower where it names one.
 
     None for a hub name that is neither known here nor in the hub's cache, and for a folder without ``config.json``.
 
     Raises:
         ModelError: the folder's ``config.json`` cannot be read or lacks a size.
     """
+    base = _of_checkpoint(model)
+    if base is None or model.vision_encoder is None:
+        return base
+    if model.vision_encoder == "embedded":
+        return replace(base, vision=replace(_EMBEDDED.vision, image=model.image_size))
+    folder = Path(model.vision_encoder)
+    config = folder / "config.json" if folder.is_dir() else _in_hub_cache(model.vision_encoder, model.vision_revision)
+    return replace(base, vision=read_tower(config)) if config is not None and config.is_file() else None
+
+
+def _of_checkpoint(model: Model) -> Geometry | None:
     if model.checkpoint == "tiny":
         return _TINY
     if model.checkpoint == "embedded":
@@ -155,19 +166,50 @@ def read_geometry(file: Path) -> Geometry:
         ) from error
 
 
+def read_tower(file: Path) -> Tower:
+    """The sizes that the ``config.json`` of a SigLIP tower or checkpoint, or of a PaliGemma checkpoint, states.
+
+    What a SigLIP configuration leaves out has SigLIP-base's value, as transformers fills it in.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    base = {
+        "num_hidden_layers": 12,
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_attention_heads": 12,
+        "patch_size": 16,
+    }
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        return _tower({**base, **config.get("vision_config", config)})
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ModelError(
+            "the configuration of the vision encoder does not tell its sizes",
+            where=str(file),
+            got=str(error),
+            fix="fetch it again, or correct model.vision_encoder",
+        ) from error
+
+
+def _tower(vision: Mapping[str, Any]) -> Tower:
+    return Tower(
+        layers=int(vision["num_hidden_layers"]),
+        width=int(vision["hidden_size"]),
+        mlp=int(vision["intermediate_size"]),
+        heads=int(vision["num_attention_heads"]),
+        patch=int(vision["patch_size"]),
+        # Left out by the configurations of 224 px that transformers itself fills in.
+        image=int(vision.get("image_size", 224)),
+    )
+
+
 def parse_geometry(config: Mapping[str, Any]) -> Geometry:
     """The sizes in a configuration. Raises ``KeyError`` for one that is absent and has no default."""
-    vision, text = config["vision_config"], config["text_config"]
+    text = config["text_config"]
     return Geometry(
-        vision=Tower(
-            layers=int(vision["num_hidden_layers"]),
-            width=int(vision["hidden_size"]),
-            mlp=int(vision["intermediate_size"]),
-            heads=int(vision["num_attention_heads"]),
-            patch=int(vision["patch_size"]),
-            # Left out by the configurations of 224 px that transformers itself fills in.
-            image=int(vision.get("image_size", 224)),
-        ),
+        vision=_tower(config["vision_config"]),
         language=Decoder(
             layers=int(text["num_hidden_layers"]),
             width=int(text["hidden_size"]),

@@ -13,6 +13,7 @@ from radvqa.models.attention import PRODUCTS
 from radvqa.models.checkpoint_loading import load_network, load_projector
 from radvqa.models.embedded import embedded_base
 from radvqa.models.tiny import tiny_base
+from radvqa.models.vision_encoder import composed_base
 from radvqa.models.vlm import Vlm
 from radvqa.recipe import Layout, Model
 from radvqa.run.provenance import digest_files
@@ -22,7 +23,7 @@ def open_vlm(model: Model, *, say: Callable[[str], None]) -> Vlm:
     """The checkpoint of a recipe, frozen, on the device at hand.
 
     Raises:
-        ModelError: the checkpoint or the projector cannot be fetched, built or loaded.
+        ModelError: the checkpoint, the vision encoder or the projector cannot be fetched, built or loaded.
     """
     # What loading tells is told by `say`; bars and notices of the library would tear the messages apart.
     transformers_logging.disable_progress_bar()
@@ -42,11 +43,15 @@ def open_vlm(model: Model, *, say: Callable[[str], None]) -> Vlm:
             fix="correct model.checkpoint: embedded, a hub name, or the folder of a checkpoint",
         )
     _require_same_layout(Path(name), model.layout)
+    revision, digest = model.revision, None
+    if model.vision_encoder is not None:
+        name, digest = composed_base(model, name, digest_of=weights_digest, say=say)
+        revision = None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = compute_dtype(model.dtype, device)
     network, tokenizer = load_network(
         name,
-        revision=model.revision,
+        revision=revision,
         dtype=dtype,
         device=device,
         attention=attention_of(model.attention, dtype, device),
@@ -57,8 +62,8 @@ def open_vlm(model: Model, *, say: Callable[[str], None]) -> Vlm:
         network,
         tokenizer,
         name=name,
-        revision=model.revision,
-        digest=weights_digest(name, model.revision),
+        revision=revision,
+        digest=digest or weights_digest(name, revision),
         layout=model.layout,
         compute_dtype=dtype,
     )

@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, final
 
 import numpy as np
 import torch
@@ -50,19 +50,22 @@ class Answer(NamedTuple):
 class Vision:
     """What the tower sees or has seen, one entry per distinct image, and which entry each row uses.
 
-    Exactly one of ``pixels`` (uint8, squashed to the model's square) and ``features`` (the frozen tower's output).
+    Exactly one of ``pixels`` (uint8, squashed to the model's square), ``features`` (the frozen tower's output) and
+    ``projected`` (image tokens as ``Vlm.image_tokens`` made them, by the weights of now and without a gradient).
     """
 
     row_image: Int[Tensor, " b"]
     pixels: UInt8[Tensor, "u y x 3"] | None = None
     features: Float[Tensor, "u i d"] | None = None
+    projected: Float[Tensor, "u i h"] | None = None
 
     def __post_init__(self) -> None:
-        if (self.pixels is None) == (self.features is None):
+        given = sum(one is not None for one in (self.pixels, self.features, self.projected))
+        if given != 1:
             raise ModelError(
                 "a batch needs vision input: an answer without the image is not visual question answering",
-                expected="exactly one of pixels and features",
-                got="none" if self.pixels is None else "both",
+                expected="exactly one of pixels, features and projected",
+                got="none" if not given else str(given),
             )
 
 
@@ -179,12 +182,21 @@ class Vlm:
         with self.autocast():
             return self.vision_encoder(scaled).last_hidden_state  # type: ignore[no-any-return]
 
+    @torch.no_grad()
+    def image_tokens(self, pixels: UInt8[Tensor, "u y x 3"]) -> Float[Tensor, "u i h"]:
+        """What tower and projector make of pictures, for as many questions as there are. Raises like ``see``."""
+        seen = self.see(pixels)
+        with self.autocast():
+            return self.projector(seen)  # type: ignore[no-any-return]
+
     def image_embeddings(self, vision: Vision) -> Float[Tensor, "b i h"]:
         """Projected image tokens of every row. A frozen tower runs without an autograd graph.
 
         Raises:
             ModelError: features of a tower that learns, or of another shape or dtype than the tower's.
         """
+        if vision.projected is not None:
+            return vision.projected.to(self.device)[vision.row_image.to(self.device)]
         learns = any(parameter.requires_grad for parameter in self.vision_encoder.parameters())
         if vision.features is not None:
             self._require_current(vision.features, tower_learns=learns)
@@ -235,8 +247,9 @@ class Vlm:
     def answer(self, batch: Batch, vision: Vision, *, max_new_tokens: int) -> list[Answer]:
         """Greedy answers to every question of a batch laid out without answers, in order of rows and questions.
 
-        The image and the prompts run once; then one token per open question and step, on the cached keys and values.
-        Equal to running every question alone in the same layout. Image and bos tokens can never be generated.
+        The image and the prompts run once; then one token per open question and step, on the cached keys and values;
+        questions whose answer has ended take no further part. Equal to running every question alone in the same layout.
+        Image and bos tokens can never be generated.
 
         Raises:
             ModelError: the batch holds answers, or the attention is one without the prefix-LM mask.
@@ -261,36 +274,36 @@ class Vlm:
             )
         states = output.last_hidden_state
         hidden = states.gather(1, ends[:, :, None].expand(-1, -1, states.shape[-1]))
-        keys_of_question = visible_keys(batch, width)
-        positions = batch.position_ids.gather(1, ends)
-        tokens: list[Int[Tensor, "b q"]] = []
+        asking = _Asking(asked, batch.position_ids.gather(1, ends), visible_keys(batch, width))
+        tokens = torch.full((len(counts), width, max_new_tokens), self.tokens.eos_id, device=self.device)
         total = torch.zeros(asked.shape, device=self.device)
-        open_ = asked.clone()
         for step in range(max_new_tokens):
-            with self.autocast():
-                logits = self.base.lm_head(hidden).float()
-            logits[..., [self.tokens.image_id, self.tokens.bos_id]] = -torch.inf
-            logprobs = logits.log_softmax(-1)
-            best, chosen = logprobs.max(-1)
-            chosen = torch.where(open_, chosen, self.tokens.eos_id)
-            total += torch.where(open_, best, 0.0)
-            tokens.append(chosen)
-            open_ = open_ & (chosen != self.tokens.eos_id)
-            if not bool(open_.any()) or step == max_new_tokens - 1:
+            chosen, logprobs = self._next_tokens(hidden[asking.open_])
+            rows, columns = asking.places()
+            tokens[rows, columns, step] = chosen
+            total[rows, columns] += logprobs
+            asking.take(chosen, end=self.tokens.eos_id)
+            if not bool(asking.open_.any()) or step == max_new_tokens - 1:
                 break
-            # Every step appends one key per question; a question sees its own appended keys only.
-            own = torch.eye(width, dtype=torch.bool, device=self.device)[None].expand(len(counts), -1, -1)
-            keys_of_question = torch.cat([keys_of_question, own], dim=-1)
-            positions = positions + 1
+            asking.compact(cache)
+            asking.add_keys()
             with self.autocast():
                 hidden = self.base.model(
-                    input_ids=chosen,
-                    position_ids=positions,
-                    attention_mask=additive_mask(keys_of_question, self.compute_dtype),
+                    input_ids=asking.last,
+                    position_ids=asking.positions,
+                    attention_mask=additive_mask(asking.keys, self.compute_dtype),
                     past_key_values=cache,
                     use_cache=True,
                 ).last_hidden_state
-        return self._read(torch.stack(tokens, dim=-1), total, asked)
+        return self._read(tokens, total, asked)
+
+    def _next_tokens(self, hidden: Float[Tensor, "k h"]) -> tuple[Int[Tensor, " k"], Float[Tensor, " k"]]:
+        """The most probable tokens and their log-probabilities."""
+        with self.autocast():
+            logits = self.base.lm_head(hidden).float()
+        logits[:, [self.tokens.image_id, self.tokens.bos_id]] = -torch.inf
+        best, chosen = logits.max(-1)
+        return chosen, best - logits.logsumexp(-1)
 
     def _read(
         self, tokens: Int[Tensor, "b q t"], total: Float[Tensor, "b q"], asked: Bool[Tensor, "b q"]
@@ -340,6 +353,48 @@ class Vlm:
                     raise ModelError("weights in four bits cannot learn", where=part, fix="set model.quantise: none")
                 # In place, so that a head that is tied to the embeddings stays tied.
                 module.float().requires_grad_(True)
+
+
+@final
+class _Asking:
+    """The questions of a batch while their answers grow, a token each and step: which are open, and what they see."""
+
+    def __init__(self, asked: Bool[Tensor, "b q"], positions: Int[Tensor, "b q"], keys: Bool[Tensor, "b q n"]) -> None:
+        self.open_, self.positions, self.keys = asked, positions, keys
+        self.last = torch.zeros_like(positions)
+        self._row = torch.arange(len(asked), device=asked.device)
+        self._column = torch.arange(asked.shape[1], device=asked.device).repeat(len(asked), 1)
+
+    def places(self) -> tuple[Int[Tensor, " k"], Int[Tensor, " k"]]:
+        """Row and column in the batch of every open question."""
+        return self._row[:, None].expand_as(self._column)[self.open_], self._column[self.open_]
+
+    def take(self, chosen: Int[Tensor, " k"], *, end: int) -> None:
+        """Note the next token of every open question; those with the end token are open no more."""
+        self.last = torch.full_like(self.last, end)
+        self.last[self.open_] = chosen
+        self.open_ = self.open_ & (self.last != end)
+        self.positions = self.positions + 1
+
+    def compact(self, cache: DynamicCache) -> None:
+        """Leave out what is done: columns at once, rows when they are a quarter, since that copies the cache."""
+        rows = self.open_.any(1)
+        if int(rows.sum()) <= 0.75 * len(rows):
+            cache.batch_select_indices(rows.nonzero()[:, 0])
+            self._row = self._row[rows]
+            for name in ("open_", "positions", "keys", "last", "_column"):
+                setattr(self, name, getattr(self, name)[rows])
+        width = int(self.open_.sum(1).max())
+        if width < self.open_.shape[1]:
+            order = self.open_.int().argsort(dim=1, descending=True, stable=True)[:, :width]
+            self.keys = self.keys.gather(1, order[:, :, None].expand(-1, -1, self.keys.shape[-1]))
+            for name in ("open_", "positions", "last", "_column"):
+                setattr(self, name, getattr(self, name).gather(1, order))
+
+    def add_keys(self) -> None:
+        """Every step appends one key for each question that takes part, and a question sees those of its own only."""
+        own = torch.eye(self.open_.shape[1], dtype=torch.bool, device=self.open_.device)
+        self.keys = torch.cat([self.keys, own[None].expand(len(self.open_), -1, -1)], dim=-1)
 
 
 def part_of(parameter_name: str) -> str:

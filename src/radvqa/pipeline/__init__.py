@@ -10,19 +10,17 @@ from pathlib import Path
 from typing import Literal
 
 from radvqa.errors import DataError, RunError
-from radvqa.evaluate.comparison import compare_conditions
-from radvqa.evaluate.floors import majority, question_only
-from radvqa.evaluate.predict import Condition, predict
-from radvqa.evaluate.summary import summarise
 from radvqa.explain.cases import Case, choose, explain_sample
-from radvqa.models.layout import PROMPT_ID
 from radvqa.models.vlm import Vlm
+from radvqa.pipeline.elsewhere import evaluate_model, evaluate_run_on
+from radvqa.pipeline.evaluation import all_of, evaluate_into, prediction_file
 from radvqa.pipeline.samples import adapters_of, read_samples
 from radvqa.pipeline.selection import first_images
+from radvqa.pipeline.subject import open_model, run_weights, setup_of, setup_of_model, trained_of
 from radvqa.pipeline.training import pictures, require_trained, train, write_provenance
 from radvqa.publish.repository import write_card
 from radvqa.recipe import Recipe
-from radvqa.records import read_records, unwritable, write_json, write_records
+from radvqa.records import read_records, unwritable, write_json
 from radvqa.report.page import write_report
 from radvqa.run.folder import RunFolder
 from radvqa.run.progress import Progress
@@ -33,12 +31,16 @@ from radvqa.train.parallel import Processes
 __all__ = [
     "Until",
     "evaluate",
+    "evaluate_model",
+    "evaluate_run_on",
     "explain",
+    "open_model",
     "read_predictions",
     "read_samples",
     "report",
     "require_trained",
     "run",
+    "setup_of_model",
     "train",
     "train_again",
 ]
@@ -70,7 +72,7 @@ def run(recipe: Recipe, *, command: str, until: str = "report", progress: Progre
     if until == "train":
         return folder
     if not folder.is_done("evaluate", {}):
-        evaluate(folder, vlm=vlm, progress=progress)
+        evaluate(folder, vlm=vlm, command=command, progress=progress)
     if until == "evaluate":
         return folder
     if not folder.is_done("explain", _explained_from(folder)):
@@ -101,11 +103,13 @@ def _create(recipe: Recipe, command: str, processes: Processes) -> RunFolder:
     return RunFolder.open(recipe.output / f"{recipe.name}_{recipe.digest()}")
 
 
-def evaluate(folder: RunFolder, *, vlm: Vlm | None = None, progress: Progress) -> None:
-    """Answer the evaluation split under every condition, add the floors, and write ``summary.json``.
+def evaluate(
+    folder: RunFolder, *, vlm: Vlm | None = None, command: str = "", probes: Sequence[str] = (), progress: Progress
+) -> None:
+    """Answer the evaluation split under every condition, add the floors, score, and look for leaks.
 
-    Attention maps of other answers than these are taken out of the run. ``vlm`` is what ``train``
-    returned; without it, it is asked for.
+    See ``radvqa.pipeline.evaluation`` for the files. Attention maps of other answers than these are taken out of the
+    run. ``vlm`` is what ``train`` returned; without it, it is asked for. ``probes`` are added to those of the recipe.
     """
     folder.lock()
     recipe = folder.recipe
@@ -117,41 +121,18 @@ def evaluate(folder: RunFolder, *, vlm: Vlm | None = None, progress: Progress) -
     write_provenance(folder, vlm, progress=progress)
     # If this is stopped half-way, the mark of an earlier evaluation must not vouch for a mixture of both.
     folder.forget("evaluate")
-    conditions: tuple[Condition, ...] = ("model", *settings.controls)
-    predictions: dict[str, list[Prediction]] = {}
-    for condition in conditions:
-        with progress.track(f"answers, {condition} images", len(asked), unit="questions") as tick:
-            predictions[condition] = predict(
-                vlm,
-                asked,
-                store,
-                condition=condition,
-                max_new_tokens=settings.max_new_tokens,
-                batch_size=settings.batch_size,
-                seed=recipe.seed,
-                done=tick,
-            )
-        write_records(_prediction_file(folder, condition), predictions[condition])
     # The question-only floor knows the evaluated data set's own training questions, or else all of them.
-    own = samples.get((settings.dataset, "train"))
-    floor_source = (
-        list(own) if own is not None else [one for name in recipe.trained_on for one in samples[name, "train"]]
-    )
-    for name, floor in (("majority", majority), ("question_only", question_only)):
-        predictions[name] = floor(floor_source, asked)
-        write_records(_prediction_file(folder, name), predictions[name])
-    write_json(
-        folder.file("summary.json"),
-        {
-            "dataset": settings.dataset,
-            "split": settings.split,
-            "limit": settings.limit,
-            "layout": vlm.layout,
-            "prompt_id": PROMPT_ID,
-            "condition": "model",
-            "conditions": {name: summarise(found, slices=settings.slices) for name, found in predictions.items()},
-            "comparisons": compare_conditions(predictions, reference="model"),
-        },
+    own = (settings.dataset,) if (settings.dataset, "train") in samples else recipe.trained_on
+    evaluate_into(
+        folder.path,
+        vlm,
+        asked,
+        store,
+        setup=setup_of(recipe, dataset=settings.dataset, split=settings.split, limit=settings.limit, probes=probes),
+        weights=run_weights(folder, vlm),
+        trained=trained_of(folder, vlm, samples, floors=(", ".join(own), all_of(samples, own))),
+        command=command,
+        progress=progress,
     )
     folder.mark_done("evaluate", {})
     if folder.file("adapter").is_dir():
@@ -205,10 +186,7 @@ def read_predictions(folder: RunFolder, condition: str = "model") -> list[Predic
 
 
 def _prediction_file(folder: RunFolder, condition: str) -> Path:
-    split = folder.recipe.evaluate.split
-    return folder.file(
-        f"predictions/{split}.jsonl" if condition == "model" else f"predictions/{split}_{condition}.jsonl"
-    )
+    return prediction_file(folder.path, folder.recipe.evaluate.split, condition)
 
 
 def _draw_cases(folder: RunFolder, vlm: Vlm, asked: Sequence[Prediction], *, progress: Progress) -> list[Case]:

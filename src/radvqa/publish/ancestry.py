@@ -20,10 +20,21 @@ PALIGEMMA = "paligemma"
 
 
 def base_label(model: Model) -> str:
-    """The base without folders of this machine: a hub name, ``embedded``, ``tiny``, or the name of a local folder."""
-    if _is_known(model):
-        return model.checkpoint
-    return Path(model.checkpoint).resolve().name
+    """The base without folders of this machine: a hub name, ``embedded``, ``tiny``, or the name of a local folder.
+
+    With another vision encoder, that one's name follows: no hub name leads to such a base.
+    """
+    checkpoint = model.checkpoint if _is_known(model) else Path(model.checkpoint).resolve().name
+    encoder = vision_encoder_label(model)
+    return checkpoint if encoder is None else f"{checkpoint} with the vision encoder of {encoder}"
+
+
+def vision_encoder_label(model: Model) -> str | None:
+    """The vision encoder in place of the base's own: ``embedded``, a hub name, or the name of a local folder."""
+    if model.vision_encoder is None:
+        return None
+    folder = Path(model.vision_encoder)
+    return folder.resolve().name if folder.is_dir() else model.vision_encoder
 
 
 def origin_of(model: Model) -> str | None:

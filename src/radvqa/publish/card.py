@@ -41,6 +41,18 @@ class Licence(NamedTuple):
 
 def base_licence(base: Mapping[str, Any]) -> Licence:
     """Under which licence weights that were trained from the ``base`` of a manifest are."""
+    whole = _licence_of_origin(base)
+    encoder = base.get("vision_encoder")
+    if encoder is None:
+        return whole
+    return whole._replace(
+        identifier="other",
+        name="as-its-parts-state",
+        sentence=f"{whole.sentence} In it the vision encoder is that of {encoder['checkpoint']}, with its own licence.",
+    )
+
+
+def _licence_of_origin(base: Mapping[str, Any]) -> Licence:
     origin = base.get("origin") or base["checkpoint"]
     if origin == "embedded":
         return Licence(
@@ -183,6 +195,10 @@ def _about(manifest: Mapping[str, Any]) -> list[str]:
             "it.",
         }
         local = f"The base is a local folder named `{base['checkpoint']}`; whoever trained this has it."
+        if encoder := base.get("vision_encoder"):
+            model = f"checkpoint: {base['language_model']['checkpoint']}, vision_encoder: {encoder['checkpoint']}"
+            local = f"The base is put together where it is used: opening a recipe with `model: {{{model}}}` makes its "
+            local += "folder and names it. The same revisions are needed: see `training_manifest.json`."
         parts.append(how.get(base["checkpoint"], local))
     parts += [told for _, told in _earlier(manifest)]
     return parts

@@ -84,7 +84,7 @@ def export(
             write_learned(vlm, unfinished)
             write_about(run, vlm, unfinished, kind=kind)
             del vlm
-            if kind == "adapter" and not run.recipe.model.is_hub_name:
+            if kind == "adapter" and revision is None:
                 _forget_base_folder(unfinished)
         found = None
         if probe is not None:

@@ -16,6 +16,7 @@ from radvqa.publish.ancestry import (
     origin_of,
     projector_facts,
     training_of_base,
+    vision_encoder_label,
 )
 from radvqa.recipe import Recipe
 from radvqa.records import read_json
@@ -54,7 +55,9 @@ def training_manifest(
         "kind": kind,
         "base": {
             "checkpoint": base_label(recipe.model),
-            "revision": recipe.model.revision,
+            # A commit that alone leads to the base; with another vision encoder none does.
+            "revision": recipe.model.revision if recipe.model.vision_encoder is None else None,
+            **_vision_encoder(recipe),
             "weights": provenance.get("weights"),
             "quantised_in_training": recipe.model.quantise,
             "origin": origin_of(recipe.model),
@@ -91,6 +94,18 @@ def training_manifest(
         "packages": provenance.get("packages"),
         "code": provenance.get("git"),
     }
+
+
+def _vision_encoder(recipe: Recipe) -> dict[str, Any]:
+    """The two parts of a base whose vision encoder was changed; nothing for others."""
+    model = recipe.model
+    if model.vision_encoder is None:
+        return {}
+    return {
+        "language_model": {"checkpoint": base_label(model.model_copy(update={"vision_encoder": None})),
+                           "revision": model.revision},
+        "vision_encoder": {"checkpoint": vision_encoder_label(model), "revision": model.vision_revision},
+    }  # fmt: skip
 
 
 def languages(run: RunFolder) -> list[str]:

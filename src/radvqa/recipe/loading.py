@@ -1,5 +1,6 @@
 """Recipes from YAML files: overrides from the command line, and messages that name every wrong key."""
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,11 +10,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from radvqa.errors import RecipeError
-from radvqa.recipe.sections import StoredRecipe, did_you_mean
+from radvqa.recipe.experiment import Experiment
+from radvqa.recipe.sections import Section, did_you_mean
 from radvqa.recipe.synthesis import SynthRecipe
 from radvqa.recipe.training import Recipe
 
-R = TypeVar("R", bound=StoredRecipe)
+R = TypeVar("R", Recipe, SynthRecipe, Experiment)
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -42,6 +44,59 @@ def parse_recipe(values: Mapping[str, Any], *, where: str) -> Recipe:
 def parse_synth_recipe(values: Mapping[str, Any], *, where: str) -> SynthRecipe:
     """A recipe of a synthesis from plain values. Raises ``RecipeError`` like ``parse_recipe``."""
     return _validated(values, SynthRecipe, where=where)
+
+
+def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """An experiment from a YAML file; every cell's recipe is checked. Takes and raises what ``load_recipe`` does."""
+    return parse_experiment(_values(path, overrides), where=str(path))
+
+
+def parse_experiment(values: Mapping[str, Any], *, where: str) -> Experiment:
+    """An experiment from plain values. Raises ``RecipeError`` like ``parse_recipe``, for its cells as well."""
+    experiment = _validated(values, Experiment, where=where)
+    folders: dict[str, str] = {}
+    for cell in experiment.cells:
+        recipe = cell_recipe(experiment, cell, experiment.seeds[0], where=where)
+        twin = folders.setdefault(recipe.model_copy(update={"name": "same"}).digest(), cell)
+        if twin != cell:
+            raise RecipeError(
+                "two cells have the same recipe",
+                where=f"{where}, cells {twin} and {cell}",
+                fix="change what one of them sets or drops, or take it away",
+            )
+        for further in experiment.evaluate_on:
+            if (further.dataset, further.split) == recipe.evaluated:
+                raise RecipeError(
+                    "a split is evaluated twice", where=f"{where}, evaluate_on and cell {cell}", got=str(further)
+                )
+    return experiment
+
+
+def cell_recipe(experiment: Experiment, cell: str, seed: int, *, where: str = "experiment") -> Recipe:
+    """The recipe of one run: the base recipe without the dropped stages, then changed as by ``--set``.
+
+    Raises:
+        RecipeError: the cell drops a stage or changes a key that is not there, or its recipe has mistakes.
+    """
+    place = f"{where}, cell {cell}"
+    changes = experiment.cells[cell]
+    values: dict[str, Any] = copy.deepcopy({**experiment.recipe, "name": f"{experiment.name}-{cell}", "seed": seed})
+    stated = values.get("stages")
+    stages: list[Any] = stated if isinstance(stated, list) else []
+    names = [stage.get("name") for stage in stages if isinstance(stage, dict)]
+    for name in changes.drop:
+        if name not in names:
+            raise RecipeError(
+                "a cell drops a stage that is not there",
+                where=place,
+                expected=f"one of {', '.join(map(str, names))}",
+                got=name,
+            )
+    if changes.drop:
+        values["stages"] = [stage for stage in stages if stage.get("name") not in changes.drop]
+    for key, value in changes.set.items():
+        _put_at(values, key, copy.deepcopy(value), where=f"{place}, set")
+    return _validated(values, Recipe, where=place)
 
 
 def parse_yaml(text: str, *, where: str) -> Any:
@@ -129,15 +184,19 @@ def _put(values: dict[str, Any], override: str) -> None:
     if not separator or not key:
         raise RecipeError("--set needs key=value", got=override, expected="for example --set seed=3")
     value = parse_yaml(text, where=f"--set {override}")
+    _put_at(values, key, value, where=f"--set {override}")
+
+
+def _put_at(values: dict[str, Any], key: str, value: Any, *, where: str) -> None:
     *parents, last = key.split(".")
     node: Any = values
     for part in parents:
-        place = _place(node, part, override)
+        place = _place(node, part, key, where)
         node = node.setdefault(place, {}) if isinstance(node, dict) else node[place]
-    node[_place(node, last, override)] = value
+    node[_place(node, last, key, where)] = value
 
 
-def _place(node: Any, part: str, override: str) -> str | int:
+def _place(node: Any, part: str, key: str, where: str) -> str | int:
     """Where ``part`` of a dotted key is in ``node``: a key of a mapping, or the number or name of a list's entry."""
     if isinstance(node, dict):
         return part
@@ -148,14 +207,14 @@ def _place(node: Any, part: str, override: str) -> str | int:
         if re.fullmatch("[0-9]{1,9}", part) and int(part) < len(node):
             return int(part)
     raise RecipeError(
-        f"--set cannot reach {override.partition('=')[0]!r}",
-        where=f"--set {override}",
+        f"{'--set' if where.startswith('--set') else 'set'} cannot reach {key!r}",
+        where=where,
         got=f"{part!r} is not a key here",
         fix="docs/recipes.md lists all keys; entries of stages are reached by number or name",
     )
 
 
-def _describe(problem: Any, kind: type[StoredRecipe]) -> str:
+def _describe(problem: Any, kind: type[Section]) -> str:
     location = [part for part in problem["loc"] if part != "function-after"]
     dotted = ".".join(map(str, location))
     if problem["type"] == "extra_forbidden":
@@ -172,7 +231,7 @@ def _is_inside(inner: tuple[str | int, ...], outer: tuple[str | int, ...]) -> bo
     return len(inner) > len(outer) and inner[: len(outer)] == outer
 
 
-def _section_at(location: Sequence[str | int], kind: type[StoredRecipe]) -> type[BaseModel]:
+def _section_at(location: Sequence[str | int], kind: type[Section]) -> type[BaseModel]:
     section: Any = kind
     for part in location:
         if isinstance(part, str) and part in section.model_fields:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import yaml
 
 from radvqa.errors import RunError
+from radvqa.evaluate.metrics import HEADLINE
 from radvqa.records import read_json
 
 Effect = Literal["better", "worse", "unclear", "undefined"]
@@ -42,6 +43,7 @@ class Slice:
     empty: int
     unfinished: int
     metrics: Mapping[str, Estimate]
+    states: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,21 +60,38 @@ class Scores:
         found = self.overall if part == "overall" else self.by_answer_type.get(part)
         return UNDEFINED if found is None else found.metrics.get(metric, UNDEFINED)
 
+    def slice(self, tag: str, value: str) -> Slice | None:
+        """The samples with this tag, or of this ``answer_type``; None if there are none."""
+        return self.by_answer_type.get(value) if tag == "answer_type" else self.by_tag.get(tag, {}).get(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PValue:
+    """As ``radvqa.evaluate.comparison.PValue``."""
+
+    p: float | None = None
+    adjusted: float | None = None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Differences:
-    """Paired differences, reference minus condition. As ``radvqa.evaluate.summary.Comparison``."""
+    """Paired differences, reference minus condition. As ``radvqa.evaluate.comparison.Comparison``."""
 
     level: float
     samples: int
     groups: int
     overall: Mapping[str, Estimate]
     by_answer_type: Mapping[str, Mapping[str, Estimate]]
+    p: Mapping[str, PValue] = field(default_factory=dict)
 
     def of(self, part: str, metric: str) -> Estimate:
         """The difference of a metric overall or for one answer type; undefined if there are no such samples."""
         found = self.overall if part == "overall" else self.by_answer_type.get(part, {})
         return found.get(metric, UNDEFINED)
+
+    def adjusted_p(self, metric: str) -> float | None:
+        """P of the difference over all samples, adjusted for the number of conditions; None if undefined."""
+        return self.p.get(metric, PValue()).adjusted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +113,8 @@ class RunSummary:
         return self.conditions[self.condition]
 
     def difference(self, name: str) -> Estimate | None:
-        """Exact match of the model minus that of another condition, or None if that was not evaluated."""
-        return self.comparisons[name].of("overall", "exact_match") if name in self.comparisons else None
+        """Accuracy of the model minus that of another condition, or None if that was not evaluated."""
+        return self.comparisons[name].of("overall", HEADLINE) if name in self.comparisons else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

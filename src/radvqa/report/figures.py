@@ -112,7 +112,7 @@ def condition_bars(bars: Mapping[str, Mapping[str, Bar]], *, level: float) -> by
         axes.grid(visible=False, axis="x")
         axes.set_ylim(0, 108)
         axes.set_yticks(range(0, 101, 20))
-        axes.set_ylabel(f"Exact match in %, {100 * level:g} % interval")
+        axes.set_ylabel(f"Accuracy in %, {100 * level:g} % interval")
         figure.legend(loc="outside upper center", ncols=min(len(bars), 5), fontsize=9, handlelength=1.4)
         return png_of(figure)
 

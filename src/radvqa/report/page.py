@@ -5,18 +5,18 @@ Only ``summary.json`` must be there. Every other file may be absent, and the sec
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment
-
 from radvqa.data.paths import path_inside
 from radvqa.errors import DataError
-from radvqa.evaluate.metrics import exact_match
-from radvqa.html import Picture, data_uri, page_environment, reason, thumbnail
+from radvqa.evaluate.metrics import HEADLINE, accuracy
+from radvqa.html import Picture, data_uri, reason, thumbnail
 from radvqa.records import read_json, read_optional, write_bytes, write_text
+from radvqa.report.browser import browser_script
+from radvqa.report.conditions import condition_names, conditions
 from radvqa.report.contents import (
     UNDEFINED,
     Estimate,
@@ -30,22 +30,11 @@ from radvqa.report.contents import (
     recipe_values,
     stage_order,
 )
-from radvqa.report.figures import Bar, Update, Watch, condition_bars, learning_curves
+from radvqa.report.evaluation import environment, flat, read_evaluation
+from radvqa.report.figures import Update, Watch, learning_curves
 from radvqa.report.mixture_figure import MixtureUpdate, is_mixed, mixture_figure
-from radvqa.report.wording import duration, number, percent, points, span, verdict
+from radvqa.report.wording import verdict
 from radvqa.sample import Prediction, VqaSample
-
-CONDITIONS: Mapping[str, tuple[str, str]] = {
-    "model": ("Model", "the trained model on the real images"),
-    "blank": ("Model, blank images", "the same model, every image replaced by an empty one"),
-    "shuffled": ("Model, shuffled images", "the same model, every image replaced by that of another question"),
-    "question_only": (
-        "Question-only floor",
-        "no model: the most frequent training answer to this question, or to the nearest one asked in training",
-    ),
-    "majority": ("Majority floor", "no model: the most frequent training answer of the answer type"),
-}
-"""Name and meaning of each condition, in the order of the tables. Others follow under their own name."""
 
 EXAMPLES = 6
 THUMBNAIL_PIXELS = 256
@@ -87,27 +76,26 @@ def write_report(folder: Path) -> Path:
     context: dict[str, Any] = {
         "name": recipe_values(recipe).get("name", folder.name),
         "summary": summary,
-        "names": _condition_names(summary),
-        "meanings": {name: meaning for name, (_, meaning) in CONDITIONS.items()},
+        **conditions(summary),
         "verdict": verdict(
             summary,
             trained={stage.counts.layout for stage in stages if stage.counts is not None},
             watched=any(stage.watched for stage in stages),
         ),
-        "parts": ["overall", *sorted(summary.reference.by_answer_type)],
-        "bars": _bars(summary),
         "slices": _slice_tables(summary),
         "undefined_score": UNDEFINED,
         "stages": stages,
         "explained": _explained(folder),
         "examples": _examples(folder, summary),
+        "evaluation": read_evaluation(folder, summary),
+        "script": browser_script(),
         "splits": read_json(folder / "samples" / "index.json", dict[str, SplitCounts]),
         "recipe": recipe,
         "command": read_text(folder / "command.txt"),
-        "provenance": _flat(read_json(folder / "provenance.json", dict[str, Any]) or {}),
+        "provenance": flat(read_json(folder / "provenance.json", dict[str, Any]) or {}),
     }
     path = folder / "report.html"
-    write_text(path, _environment().get_template("report.html").render(context))
+    write_text(path, environment().get_template("report.html").render(context))
     return path
 
 
@@ -133,30 +121,9 @@ def spread(predictions: Sequence[Prediction], count: int) -> list[Prediction]:
     return chosen
 
 
-def _condition_names(summary: RunSummary) -> dict[str, str]:
-    """The conditions of the run in the order of the tables, with their names."""
-    known = [name for name in CONDITIONS if name in summary.conditions]
-    order = dict.fromkeys([summary.condition, *known, *sorted(summary.conditions)])
-    return {name: CONDITIONS[name][0] if name in CONDITIONS else name for name in order}
-
-
-def _bars(summary: RunSummary) -> Picture:
-    parts = ["overall", *sorted(summary.reference.by_answer_type)]
-
-    def bar(scores: Scores, part: str) -> Bar:
-        estimate = scores.of(part, "exact_match")
-        return Bar(estimate.mean, estimate.low, estimate.high)
-
-    bars = {
-        label: {part: bar(summary.conditions[name], part) for part in parts}
-        for name, label in _condition_names(summary).items()
-    }
-    return _png_picture(condition_bars(bars, level=summary.reference.level))
-
-
 def _slice_tables(summary: RunSummary) -> list[dict[str, Any]]:
-    """For each tag: heading, columns and rows of exact match; model against floor against blank images."""
-    names = _condition_names(summary)
+    """For each tag: heading, columns and rows of accuracy; model against floor against blank images."""
+    names = condition_names(summary)
     columns = [name for name in (summary.condition, "question_only", "blank") if name in names]
     return [
         {
@@ -173,7 +140,7 @@ def _slice_tables(summary: RunSummary) -> list[dict[str, Any]]:
 
 def _slice_score(scores: Scores, tag: str, value: str) -> Estimate:
     found = scores.by_tag.get(tag, {}).get(value)
-    return UNDEFINED if found is None else found.metrics.get("exact_match", UNDEFINED)
+    return UNDEFINED if found is None else found.metrics.get(HEADLINE, UNDEFINED)
 
 
 def _train_stages(folder: Path, *, order: Sequence[str]) -> list[TrainedStage]:
@@ -226,8 +193,8 @@ def _examples(folder: Path, summary: RunSummary) -> dict[str, list[Example]]:
     samples = read_optional(folder / "samples" / f"{summary.dataset}-{summary.split}.jsonl", VqaSample)
     floor_by_id = {prediction.sample_id: prediction for prediction in floor}
     image_by_id = {sample.sample_id: sample.image for sample in samples}
-    right = [prediction for prediction in predictions if exact_match(prediction)]
-    wrong = [prediction for prediction in predictions if not exact_match(prediction)]
+    right = [prediction for prediction in predictions if accuracy(prediction)]
+    wrong = [prediction for prediction in predictions if not accuracy(prediction)]
     return {
         heading: [
             _example(prediction, image_by_id.get(prediction.sample_id), floor_by_id.get(prediction.sample_id))
@@ -246,32 +213,9 @@ def _example(prediction: Prediction, image: Path | None, floor: Prediction | Non
         prediction=prediction,
         picture=picture,
         floor_answer=None if floor is None else floor.text,
-        floor_correct=floor is not None and bool(exact_match(floor)),
+        floor_correct=floor is not None and bool(accuracy(floor)),
     )
 
 
 def _png_picture(content: bytes) -> Picture:
     return Picture(uri=data_uri(content, "image/png"))
-
-
-def _environment() -> Environment:
-    environment = page_environment("report")
-    environment.filters.update(percent=percent, points=points, span=span, number=number, duration=duration)
-    return environment
-
-
-def _flat(values: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """Nested mappings as rows of dotted key and text."""
-    if isinstance(values, Mapping) and values:
-        return [row for key, value in values.items() for row in _flat(value, f"{prefix}.{key}" if prefix else str(key))]
-    if not prefix:
-        return []
-    if isinstance(values, list) and any(isinstance(value, Mapping) for value in values):
-        return _flat({str(place): value for place, value in enumerate(values, start=1)}, prefix)
-    return [(prefix, ", ".join(map(str, values)) if isinstance(values, list) and values else _plain(values))]
-
-
-def _plain(value: Any) -> str:
-    if value is None or value in ({}, []):
-        return "none"
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Set
 
+from radvqa.evaluate.metrics import HEADLINE
 from radvqa.report.contents import UNDEFINED, Estimate, RunSummary
 
 LAYOUTS: Mapping[str, str] = {"per_question": "per-question", "shared_image": "shared-image"}
@@ -14,21 +15,22 @@ def verdict(summary: RunSummary, *, trained: Set[str] = frozenset(), watched: bo
     A difference counts only if its interval excludes zero.
     """
     overall = summary.reference.overall
-    score = overall.metrics.get("exact_match", UNDEFINED)
+    score = overall.metrics.get(HEADLINE, UNDEFINED)
     interval = f"{100 * summary.reference.level:g} % interval"
     sentences = [
         f"On {overall.samples:,} questions in {overall.groups:,} groups (images, cases or patients) of "
-        f"{summary.dataset}, split {summary.split}, the model's answer matches a reference exactly in "
-        f"{percent(score.mean)} % of cases ({interval} {span(score)}).",
+        f"{summary.dataset}, split {summary.split}, the model's answer is right in {percent(score.mean)} % of cases "
+        f"(accuracy, {interval} {span(score)}).",
         _floor_sentence(summary, interval),
         _image_sentence(summary, interval),
         _layout_sentence(summary, trained),
     ]
-    if overall.empty or overall.unfinished:
-        sentences.append(
-            f"Empty answers: {overall.empty:,}, answers cut at the token limit: {overall.unfinished:,}; "
-            "all of them count in every score."
-        )
+    without = overall.samples - overall.states.get("answered", overall.samples)
+    if overall.empty or overall.unfinished or without:
+        others = {state: count for state, count in overall.states.items() if state != "answered"}
+        named = ", ".join(f"{state.replace('_', ' ')} {count:,}" for state, count in others.items())
+        found = f"Without a usable answer: {without:,} ({named})" if named else f"Empty answers: {overall.empty:,}"
+        sentences.append(f"{found}; cut at the token limit: {overall.unfinished:,}; all of them count in every score.")
     if summary.limit is not None:
         sentences.append(f"Only the first {summary.limit:,} images of the split were evaluated.")
     if summary.split == "train":
@@ -62,6 +64,13 @@ def span(estimate: Estimate, *, signed: bool = False) -> str:
 def number(value: float | None) -> str:
     """A plain number with three decimals, or "n/a"."""
     return "n/a" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def p_value(p: float | None) -> str:
+    """A p value as "0.045", "< 0.001" or "n/a"."""
+    if p is None or math.isnan(p):
+        return "n/a"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def duration(seconds: float) -> str:

@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from scipy import stats
 
+from radvqa.evaluate.agreement import Coefficient, cohen_kappa
+from radvqa.evaluate.agreement import two_reader_ac1 as gwet_ac1
+from radvqa.evaluate.statistics import wilson
 from radvqa.synth.review import Review
 from radvqa.synth.review.decisions import FAULTS, JUDGEMENTS, Decision, standing
 from radvqa.synth.review.queue import Stratum
@@ -66,16 +68,6 @@ class ReaderFigures:
     median_seconds: float | None
     accepted: Rate
     usable: Rate
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Coefficient:
-    """A coefficient of agreement with its 95 % interval; None where it is undefined, and ``note`` then says why."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,12 +171,6 @@ def figures(review: Review) -> ReviewFigures | None:
     )
 
 
-def wilson(hits: int, decided: int) -> tuple[float, float]:
-    """The limits of Wilson, J. Am. Stat. Assoc. 1927, for a simple random sample of at least one."""
-    interval = stats.binomtest(hits, decided).proportion_ci(confidence_level=LEVEL, method="wilson")
-    return float(interval.low), float(interval.high)
-
-
 def stratified(sizes: Sequence[int], hits: Sequence[int], decided: Sequence[int]) -> tuple[float, float, float]:
     """A share over several strata, and its limits; NaN limits where there are no more items than strata.
 
@@ -217,54 +203,6 @@ def stratified(sizes: Sequence[int], hits: Sequence[int], decided: Sequence[int]
     low = 0.0 if x <= 0 else float(stats.beta.ppf(1 - quantile, x, effective - x + 1))
     high = 1.0 if x >= effective else float(stats.beta.ppf(quantile, x + 1, effective - x))
     return value, low, high
-
-
-def cohen_kappa(table: Sequence[Sequence[int]]) -> Coefficient:
-    """Kappa of Cohen, Educ. Psychol. Meas. 1960, with the large-sample interval of Fleiss, Cohen and Everitt, 1969.
-
-    Undefined where both readers always gave one and the same verdict. Where nearly all verdicts are alike kappa is low
-    however well readers agree (Feinstein and Cicchetti, J. Clin. Epidemiol. 1990): read it beside ``gwet_ac1``.
-    """
-    shares, items = _shares(table)
-    if not items:
-        return _nothing("no item was judged by both readers")
-    first, second = shares.sum(axis=1), shares.sum(axis=0)
-    chance = float(first @ second)
-    if chance >= 1.0:
-        return _nothing("both readers gave one and the same verdict to all items, which leaves chance no room")
-    agreed = float(np.trace(shares))
-    kappa = (agreed - chance) / (1 - chance)
-    # Per cell, as in the paper: the share that agrees, less what the margins make of it.
-    margins = second[:, None] + first[None, :]
-    diagonal = np.diag(shares)
-    a = float((diagonal * (1 - np.diag(margins) * (1 - kappa)) ** 2).sum())
-    off = shares * (second[:, None] + first[None, :]) ** 2
-    b = (1 - kappa) ** 2 * float(off.sum() - np.trace(off))
-    c = (kappa - chance * (1 - kappa)) ** 2
-    return _coefficient(kappa, (a + b - c) / ((1 - chance) ** 2 * items))
-
-
-def gwet_ac1(table: Sequence[Sequence[int]]) -> Coefficient:
-    """AC1 of Gwet, Br. J. Math. Stat. Psychol. 2008, 61:29-48, with its large-sample interval for two readers.
-
-    As kappa, but chance agreement is sum(pi (1 - pi)) / (categories - 1) with pi the mean share of a category over both
-    readers, so that it stays small where one verdict prevails.
-    """
-    shares, items = _shares(table)
-    if not items:
-        return _nothing("no item was judged by both readers")
-    prevalence = (shares.sum(axis=0) + shares.sum(axis=1)) / 2
-    others = len(prevalence) - 1
-    chance = float((prevalence * (1 - prevalence)).sum()) / others
-    agreed = float(np.trace(shares))
-    ac1 = (agreed - chance) / (1 - chance)
-    diagonal = float((np.diag(shares) * (1 - prevalence)).sum()) / others
-    mean = (prevalence[:, None] + prevalence[None, :]) / 2
-    square = float((shares * (1 - mean) ** 2).sum()) / others**2
-    spread = (
-        agreed * (1 - agreed) - 4 * (1 - ac1) * (diagonal - agreed * chance) + 4 * (1 - ac1) ** 2 * (square - chance**2)
-    )
-    return _coefficient(ac1, spread / ((1 - chance) ** 2 * items))
 
 
 _Given = Mapping[str, Decision]
@@ -377,7 +315,7 @@ def _agreements(readers: tuple[str, str], verdicts: Sequence[_Given]) -> Iterabl
 def _percent(table: Sequence[Sequence[int]]) -> Coefficient:
     items, agreed = sum(map(sum, table)), sum(row[place] for place, row in enumerate(table))
     if not items:
-        return _nothing("no item was judged by both readers")
+        return Coefficient(value=None, low=None, high=None, note="no item was judged by both readers")
     low, high = wilson(agreed, items)
     return Coefficient(value=agreed / items, low=low, high=high)
 
@@ -415,20 +353,3 @@ def _notes(
     undrawn = sum(one.size for one in queue.strata if not one.drawn)
     if undrawn:
         yield f"nothing is known of {undrawn} pairs of kinds that the queue was not to hold"
-
-
-def _shares(table: Sequence[Sequence[int]]) -> tuple[npt.NDArray[np.float64], int]:
-    counts = np.asarray(table, dtype=np.float64)
-    items = int(counts.sum())
-    return counts / max(items, 1), items
-
-
-def _coefficient(value: float, variance: float) -> Coefficient:
-    if variance <= 1e-15:  # rounding may leave a trace of either sign
-        return Coefficient(value=value, low=None, high=None, note="no spread was seen, so there is no interval")
-    half = float(stats.norm.ppf((1 + LEVEL) / 2)) * math.sqrt(variance)
-    return Coefficient(value=value, low=max(value - half, -1.0), high=min(value + half, 1.0))
-
-
-def _nothing(note: str) -> Coefficient:
-    return Coefficient(value=None, low=None, high=None, note=note)
