@@ -123,21 +123,49 @@ def test_a_missing_answer_is_missing():
 
 pieces = st.lists(
     st.sampled_from(
-        ["<think>", "</think>", "<answer>", "</answer>", r"\boxed{", "}", "The answer is", "Answer:", "yes", "no", "lung"]
-        + ["not", ".", "\n", " ", "is", "the", "(", ")", "Which organ is it?", "MRI", "or", "<|im_end|>", "A) ", "1"]
+        [
+            "<think>",
+            "</think>",
+            "<answer>",
+            "</answer>",
+            r"\boxed{",
+            "}",
+            "The answer is",
+            "Answer:",
+            "yes",
+            "no",
+            "lung",
+            "not",
+            ".",
+            "\n",
+            " ",
+            "is",
+            "the",
+            "(",
+            ")",
+            "Which organ is it?",
+            "MRI",
+            "or",
+            "<|im_end|>",
+            "A) ",
+            "1",
+        ]
     ),
     max_size=12,
 ).map(" ".join)
 
 
-@settings(deadline=None, max_examples=300)
-@given(st.one_of(pieces, st.text(st.characters())), st.sampled_from(["Which organ is it?", "What modality?", "", "How many?"]))
+@settings(deadline=None, max_examples=150)
+@given(
+    st.one_of(pieces, st.text(st.characters())),
+    st.sampled_from(["Which organ is it?", "What modality?", "", "How many?"]),
+)
 def test_readings_are_spans_ever_narrower(text, question):
     region = answer_region(text, question)
     readings = [region, *narrower_readings(text, region, question)]
     for reading in readings:
         start, end = reading.span
         assert region.span[0] <= start <= end <= region.span[1] <= len(text)
-    state, evidence = answer_state(text, region, question)
+    _state, evidence = answer_state(text, region, question)
     assert 0 <= evidence.span[0] <= evidence.span[1] <= len(text)
     assert evidence.rule

@@ -90,6 +90,12 @@ def test_each_interval_is_the_one_of_its_name(scores):
     assert bootstrap["low"] == pytest.approx(clustered.low, abs=0.02)
     assert bootstrap["high"] == pytest.approx(clustered.high, abs=0.02)
     assert scores["intervals"]["closed"]["token_f1"]["wilson"] is None
+    # Six equal answers an image: only the number of images counts, so both are wider than Wilson by about sqrt(6).
+    alike = [answered(n, "Yes" if n // 6 % 3 else "No", "Yes", group=f"i{n // 6}") for n in range(360)]
+    one = scored(alike, protocols=[])["intervals"]["overall"]["accuracy"]
+    widths = {name: one[name]["high"] - one[name]["low"] for name in ("wilson", "clustered_t", "bootstrap")}
+    assert widths["bootstrap"] == pytest.approx(widths["clustered_t"], rel=0.15)
+    assert widths["bootstrap"] > 2 * widths["wilson"]
     assert found["clustered_t"] == scores["summary"]["by_answer_type"]["closed"]["metrics"]["accuracy"]
 
 

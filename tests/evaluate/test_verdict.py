@@ -6,7 +6,7 @@ import yaml
 from replies import reply
 
 from radvqa.evaluate.metrics import score_answer
-from radvqa.evaluate.polarity import clauses
+from radvqa.evaluate.statements import clauses
 from radvqa.evaluate.verdict import offers_alternatives, read_verdict
 
 CORPUS = yaml.safe_load(Path(__file__).with_name("indirect_replies.yaml").read_text(encoding="utf-8"))
@@ -75,7 +75,8 @@ def test_a_verdict_that_opens_the_reply_wins(word, frame):
 
 
 @pytest.mark.parametrize(
-    "trap", ["normal", "not", "know", "note", "diagnosis", "nodule", "nothing", "noted", "yesterday", "abnormal", "eyes"]
+    "trap",
+    ["normal", "not", "know", "note", "diagnosis", "nodule", "nothing", "noted", "yesterday", "abnormal", "eyes"],
 )
 @pytest.mark.parametrize("frame", ["{}", "The {}.", "{} {} {}", "known {} of the nose"])
 def test_letters_within_words_are_no_verdict(trap, frame):
@@ -89,7 +90,9 @@ def test_none_is_a_verdict_only_about_presence():
     assert read_verdict("None.", question="Are there any fractures?").verdict == "no"
 
 
-@pytest.mark.parametrize("text", ["yes or no", "Yes/No", "yes and no", "No or yes", "yes no yes no", "No. Yes.", "Yes, No"])
+@pytest.mark.parametrize(
+    "text", ["yes or no", "Yes/No", "yes and no", "No or yes", "yes no yes no", "No. Yes.", "Yes, No"]
+)
 def test_both_verdicts_are_ambiguous(text):
     assert read_verdict(text, question="Is there a mass?").state == "ambiguous"
 
@@ -100,10 +103,10 @@ def test_contradicting_statements_are_ambiguous():
 
 
 def test_the_span_shows_what_was_read():
-    text = "I looked at the image. There is no pleural effusion in the left lung. The heart is large."
+    text = "I looked at the image. There is no pleural effusion visible. The heart is large."
     found = read_verdict(text, question="Is there a pleural effusion?")
     assert (found.verdict, found.rule) == ("no", "denied")
-    assert text[slice(*found.span)] == "There is no pleural effusion in the left lung"
+    assert text[slice(*found.span)] == "There is no pleural effusion visible"
 
 
 def test_a_statement_to_a_question_that_is_not_yes_or_no_has_no_verdict():

@@ -122,7 +122,7 @@ def test_the_words_follow_the_interval() -> None:
     said = conclusion(clear, margin=0.05, comparisons=1)
     assert clear.shown
     assert "a is better here" in said
-    assert "is not ruled out" in said
+    assert "It is larger than the margin of 5 points" in said
     alike = one(measured({"a": 0.5, "b": 0.5}, seeds=3), margin=0.05)
     said = conclusion(alike, margin=0.05, comparisons=1)
     assert not alike.shown

@@ -12,6 +12,7 @@ from PIL import Image
 
 from radvqa.errors import RunError
 from radvqa.evaluate.comparison import compare_conditions
+from radvqa.evaluate.controls import reliance
 from radvqa.evaluate.probes.result import result
 from radvqa.evaluate.protocols import PROTOCOLS
 from radvqa.evaluate.scoring import score_predictions
@@ -77,6 +78,13 @@ PROBE = result(
 )  # fmt: skip
 
 
+SHARED = {
+    "samples": 900, "images": 80, "shared_pictures": 2, "questions_on_them": 9, "pictures": [f"a and b: {HOSTILE}"],
+    "shared_groups": 0, "same_rows": 1, "rows": [], "share_of_questions_seen": 0.5, "share_of_open_answers_seen": None,
+}  # fmt: skip
+LEAKS = {"evaluated": {"samples": 64}, "compared_with": {"slake, train": SHARED}, "ancestry": {"run": "earlier"}}
+
+
 @pytest.fixture(scope="module")
 def folder(samples, conditions, tmp_path_factory):
     made = tmp_path_factory.mktemp("evaluations") / "slake-val"
@@ -90,12 +98,13 @@ def folder(samples, conditions, tmp_path_factory):
             "split": "val", "dataset": "slake", "condition": "model", "limit": None, "layout": "per_question",
             "prompt_id": "p", "conditions": {name: summarise(one) for name, one in conditions.items()},
             "comparisons": compare_conditions(conditions, reference="model"),
+            "reliance": {"shuffled": reliance(conditions["model"], conditions["shuffled"], name="shuffled")},
         },
     )  # fmt: skip
     write_json(made / "scores.json", score_predictions(conditions["model"], resamples=200))
     write_json(made / "probes.json", {"side_flips": PROBE})
     write_json(made / "judge.json", {"model": "some-judge", "agreement": {"repeats": 0.9}})
-    write_json(made / "leaks.json", {"images_seen_in_training": 0, "where": HOSTILE})
+    write_json(made / "leaks.json", LEAKS)
     return made
 
 
@@ -158,13 +167,11 @@ def test_intervals_and_states_are_those_of_the_scores(page, conditions):
 
 
 def test_what_the_image_is_worth(page, conditions):
-    pairs = list(zip(conditions["model"], conditions["shuffled"], strict=True))
-    changed = sum(ours.text.strip(".").lower() != other.text.lower() for ours, other in pairs) / len(pairs)
+    found = reliance(conditions["model"], conditions["shuffled"], name="shuffled")["overall"]
     row = page.row("reliance", "that of another question")
-    assert row[0] == "64"
-    assert row[-1].startswith(f"{percent(changed)}|")
-    comparison = compare_conditions(conditions, reference="model")["shuffled"]["overall"]["accuracy"]
-    assert row[3].startswith(f"{100 * comparison['mean']:+.1f}|".replace("-", "−"))
+    assert row[:2] == ["all questions", "64"]
+    assert row[2].startswith(f"{100 * found['score']['mean']:+.1f}|".replace("-", "−"))
+    assert row[3].startswith(f"{percent(found['changed']['mean'])}|")
 
 
 def test_worst_slices_have_their_adjusted_p(page, conditions):
@@ -194,7 +201,9 @@ def test_probes_judge_and_leaks_are_shown(text, page):
     assert page.row("consistency", "held")[0].startswith("66.7|")
     assert "Whether &lt;b&gt;mirrored&lt;/b&gt; pictures" in text
     assert page.row("judge", "agreement.repeats") == ["0.9"]
-    assert page.row("leaks", "images seen in training") == ["0"]
+    assert page.row("leaks", "slake, train") == ["2", "9", "0", "1", "50.0", "n/a"]
+    assert "Some of the test was trained on." in text
+    assert page.row("leaks", "run") == ["earlier"]
 
 
 def test_consistency_is_shown(page, conditions):

@@ -165,7 +165,7 @@ def evaluate(
     split: Annotated[Literal["train", "val", "test"], typer.Option(help="Split that is asked about.")] = "val",
     images: Annotated[int, typer.Option(min=1, help="Images that are asked about, the first of the split.")] = 24,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions at a time, in both paths.")] = 8,
-    batch_images: Annotated[int, typer.Option(min=1, help="Images at a time in the shared-image layout.")] = 4,
+    batch_images: Annotated[int, typer.Option(min=1, help="Images at a time in the shared-image layout.")] = 8,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 24,
     rounds: Annotated[int, typer.Option(min=2, help="Turns of all paths; the first one is not timed.")] = 4,
     check: Annotated[

@@ -4,12 +4,12 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import typer
 
 from radvqa.errors import RecipeError, RunError
-from radvqa.sample import SPLITS, Split
+from radvqa.sample import SPLITS
 
 NOTICE = "Research tool, not for clinical use."
 
@@ -95,7 +95,7 @@ def evaluate(
     asked = Asked(
         dataset=dataset,
         options=_options(root, changes or []),
-        split=cast(Split, split),
+        split=split,
         limit=limit,
         controls=controls,
         probes=tuple(probes),

@@ -66,7 +66,5 @@ def _wanted(prediction: Prediction) -> Hashable:
 
 
 def _given(scored: Scored, row: int) -> Hashable:
-    """What was answered: equal answers are equal, and no answer is equal to nothing."""
-    if scored.state != "answered":
-        return row
+    """What was answered; where nothing was, something that equals no other."""
     return scored.verdict or answer_parts(scored.answer) or row

@@ -49,10 +49,10 @@ _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
 _REFUSED = re.compile(
     r"\b(?:i(?:['’]m| am) (?:very |so )?sorry\b|i apologi[sz]e\b|as an? (?:ai|artificial|language|assistant)\b"
-    r"|(?:i(?:['’]m| am)|we are) (?:not able|unable) to (?:answer|provide|help|assist|give|offer|interpret|diagnose|view"
-    r"|process|analy[sz]e|see (?:the |any )?images?)\b"
-    r"|i (?:can['’]?t|cannot|can not|won['’]?t|will not) (?:answer|provide|help|assist|give|offer|interpret|diagnose|view"
-    r"|process|analy[sz]e|comply|see (?:the |any )?images?)\b"
+    r"|(?:i(?:['’]m| am)|we are) (?:not able|unable) to (?:answer|provide|help|assist|give|offer|interpret|diagnose"
+    r"|view|process|analy[sz]e|see (?:the |any )?images?)\b"
+    r"|i (?:can['’]?t|cannot|can not|won['’]?t|will not) (?:answer|provide|help|assist|give|offer|interpret|diagnose"
+    r"|view|process|analy[sz]e|comply|see (?:the |any )?images?)\b"
     r"|i(?:['’]m| am) not (?:a |an |your )?(?:doctor|physician|radiologist|qualified|licensed|allowed)\b"
     r"|(?:please )?consult (?:a|your|with)\b|unable to (?:answer|provide|assist|help|process|view)\b)",
     re.I,
@@ -76,8 +76,8 @@ _UNSURE = re.compile(
 )
 _UNSURE_AS_ANSWER = re.compile(
     r"^\W*(?:(?:it|this|that|the (?:answer|diagnosis|finding|cause|result|modality|organ))(?: is|['’]s| remains)\s+)?"
-    r"(?:unknown|unclear|uncertain|undetermined|indeterminate|inconclusive|unsure|not (?:known|certain|sure)|n/?a|not applicable|maybe"
-    r"|perhaps|possibly|cannot tell|can['’]?t tell|idk)\W*$",
+    r"(?:unknown|unclear|uncertain|undetermined|indeterminate|inconclusive|unsure|not (?:known|certain|sure)"
+    r"|n/?a|not applicable|maybe|perhaps|possibly|cannot tell|can['’]?t tell|idk)\W*$",
     re.I,
 )
 _SENTENCE_END = re.compile(r"(?<!\be\.g)(?<!\bi\.e)(?<!\bvs)(?<!\bDr)(?<!\bFig)[.!?](?=\s)|\n")

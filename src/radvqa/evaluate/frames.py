@@ -28,7 +28,8 @@ _OPENING = re.compile(
     r"\s*(?:(?:so|thus|therefore|hence|well|ok|okay|sure|certainly)\b[,:]?\s+)?"
     r"(?:(?:based on|according to|judging from|from|in) (?:the|this|that) (?:\w+ ){0,3}?" + _IMAGE + r"s?\b[,:]\s+)?"
     r"(?:(?:i (?:think|believe|would say|'d say)|it (?:appears|seems|looks like))(?: that)?\s+)?"
-    r"(?:(?:it|this|that|these|those|they|there)(?:\s+(?:is|are|was|has|have|shows|appears? to be|seems? to be)|['’](?:s|re))\s+"
+    r"(?:(?:it|this|that|these|those|they|there)(?:\s+(?:is|are|was|has|have|shows|appears? to be|seems? to be)"
+    r"|['’](?:s|re))\s+"
     r"|(?:the|this) (?:given |provided |above |shown |medical )?" + _IMAGE + r"\s+"
     r"(?:is|shows|depicts|demonstrates|displays|contains|reveals|appears to be)\s+"
     r"|(?:the )?(?:(?:imaging |image )?modality|(?:imaging |image )?plane|organ|diagnosis|finding|result|disease"
@@ -49,7 +50,8 @@ _OPTION = re.compile(r"\s{0,9}\(?(?:option\s)?[A-H][).:]\s{1,5}(?=\w)")
 _PARENTHESIS = re.compile(r"\s\(([^()]{1,60})\)\W{0,3}$")
 _OR = re.compile(r"\b(?:or|and|also|maybe|perhaps|possibly|versus|vs)\b", re.I)
 _VERB = re.compile(
-    r"\s+(?:is|are|was|were|can be|has been|shows?|belongs? to|includes?|contains?|has|have|looks?|appears?(?: to be)?)(?=\s)",
+    r"\s+(?:is|are|was|were|can be|has been|shows?|belongs? to|includes?|contains?|has|have|looks?"
+    r"|appears?(?: to be)?)(?=\s)",
     re.I,
 )
 _COPULA = re.compile(r"\s+(?:is|are|was|were|can be|has been)(?=\s)", re.I)
@@ -176,7 +178,7 @@ def _count(text: str, start: int, end: int, rules: list[str]) -> Iterator[Narrow
 
 
 def _after_option_letter(text: str, start: int, end: int, question: str) -> tuple[int, int] | None:
-    """"B) Lung" is "Lung"."""
+    """So that "B) Lung" is "Lung"."""
     option = _OPTION.match(text, start, end)
     return None if option is None else (option.end(), end)
 
@@ -204,7 +206,7 @@ def _before_question_frame(text: str, start: int, end: int, question: str) -> tu
 
 
 def _before_parenthesis(text: str, start: int, end: int, question: str) -> tuple[int, int] | None:
-    """"MRI (magnetic resonance imaging)" is "MRI"."""
+    """So that "MRI (magnetic resonance imaging)" is "MRI"."""
     note = _PARENTHESIS.search(text, start, end)
     if note is None or _NEGATION.search(note[1]) or _OR.search(note[1]):
         return None
@@ -235,8 +237,10 @@ def _asked_kind(text: str, start: int, end: int, question: str) -> tuple[int, in
 
     In two spellings at most ("MRI (magnetic resonance imaging)"); saying it again and again earns nothing.
     """
+    if _NEGATION.search(text, start, end) or _OR.search(text, start, end):
+        return None
     for kind in ("modality", "plane", "weighting"):
-        if not re.search(rf"\b{kind}\b", question, re.I) or _NEGATION.search(text, start, end) or _OR.search(text, start, end):
+        if not re.search(rf"\b{kind}\b", question, re.I):
             continue
         found = list(_names(kind).finditer(text, start, end))
         spellings = {one[0].lower() for one in found}

@@ -100,7 +100,8 @@ def _score(text: str, question: str, references: tuple[str, ...], missing: bool,
         "accuracy": float(right),
         "exact_match": float(_equals(text, accepted)),
     }
-    return Scored(state, reading.rule, answer, reading.span, verdict, flags, {name: scores[name] for name in METRICS})
+    in_order = MappingProxyType({name: scores[name] for name in METRICS})
+    return Scored(state, reading.rule, answer, reading.span, verdict, flags, in_order)
 
 
 _normal = lru_cache(maxsize=256)(normalise_answer)
@@ -235,7 +236,7 @@ def _text_scores(tokens: Sequence[str], references: Sequence[_Reference]) -> dic
 
 
 def _bleu_1(counts: Mapping[str, int], length: int, references: Sequence[_Reference]) -> float:
-    """Papineni et al., ACL 2002: clipped by the largest count of any reference; the closest length, ties to the short."""
+    """Papineni et al., ACL 2002: clipped by the largest count in a reference; of two closest lengths the shorter."""
     clipped = sum(min(count, max(one.counts[token] for one in references)) for token, count in counts.items())
     closest = min((len(one.tokens) for one in references), key=lambda other: (abs(other - length), other))
     return clipped / length * (1.0 if length >= closest else math.exp(1.0 - closest / length))

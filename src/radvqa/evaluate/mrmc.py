@@ -74,12 +74,17 @@ class MrmcAnalysis:
 
 
 def obuchowski_rockette(
-    scores: Float[np.ndarray, "tests readers samples"], group_ids: Groups | None = None, *, level: float = 0.95
+    scores: Float[np.ndarray, "tests readers samples"],
+    group_ids: Groups | None = None,
+    *,
+    level: float = 0.95,
+    floor_at_cases: bool = False,
 ) -> MrmcAnalysis:
     """MRMC analysis of mean scores, such as accuracy: ``scores[t, r, i]`` of reader r in test t on sample i.
 
     ``group_ids`` name the case (image) of each sample; samples of one case may differ in number and the metric stays
-    the mean over samples. Without them each sample is a case. Covariances are jackknifed over cases.
+    the mean over samples. Without them each sample is a case. Covariances are jackknifed over cases. With fewer than
+    five readers set ``floor_at_cases`` (see ``analyse``).
 
     Raises:
         ValueError: fewer than two tests, readers or cases, shapes that do not fit, or a score that is not finite.
@@ -95,7 +100,7 @@ def obuchowski_rockette(
     for place in np.ndindex(*scores.shape[:2]):
         sums[place] = np.bincount(index, weights=scores[place], minlength=cases)
     left_out = (sums.sum(axis=2, keepdims=True) - sums) / (index.size - sizes)
-    return analyse(scores.mean(axis=2), jackknife_covariance(left_out), level=level)
+    return analyse(scores.mean(axis=2), jackknife_covariance(left_out), level=level, floor_at_cases=floor_at_cases)
 
 
 def auc_study(
@@ -156,11 +161,16 @@ def analyse(
     covariance: Float[np.ndarray, "tests readers tests readers"],
     *,
     level: float = 0.95,
+    floor_at_cases: bool = False,
 ) -> MrmcAnalysis:
     """The analysis of any metric from each reader's estimates and their covariances over cases.
 
     The denominator of F is MS(TR) + max(r (Cov2 - Cov3), 0), and df2 is its square over MS(TR)^2 / ((t - 1)(r - 1)).
     Means of single tests follow Hillis, Stat. Med. 2014, with variance (MS(R) + max(r Cov2, 0)) / r within the test.
+
+    Mean squares of two or three readers may come out far too small by chance. ``floor_at_cases`` takes MS(TR) as at
+    least Var - Cov1 - Cov2 + Cov3 (and MS(R) within a test as at least Var - Cov2), what cases alone must bring: no
+    result is then surer than one for these very readers. This is ours and no part of the published analysis.
 
     Raises:
         ValueError: fewer than two tests or readers, or covariances of another shape.
@@ -183,24 +193,26 @@ def analyse(
     def mean_of(chosen: Shaped[np.ndarray, "..."]) -> float:
         return float(covariance[np.broadcast_to(chosen, covariance.shape)].mean())
 
+    variance, cov1 = mean_of(same_test & same_reader), mean_of(~same_test & same_reader)
     cov2, cov3 = mean_of(same_test & ~same_reader), mean_of(~same_test & ~same_reader)
-    error = ms_interaction + max(readers * (cov2 - cov3), 0.0)
-    df2 = _hillis(error, ms_interaction, free)
+    spread = max(ms_interaction, variance - cov1 - cov2 + cov3) if floor_at_cases else ms_interaction
+    error = spread + max(readers * (cov2 - cov3), 0.0)
+    df2 = _hillis(error, spread, free)
     f = ms_test / error if error > 0 else (math.inf if ms_test > 0 else math.nan)
     return MrmcAnalysis(
         estimates=tuple(tuple(float(value) for value in row) for row in estimates),
         ms_test=ms_test,
         ms_reader=ms_reader,
         ms_interaction=ms_interaction,
-        variance=mean_of(same_test & same_reader),
-        cov1=mean_of(~same_test & same_reader),
+        variance=variance,
+        cov1=cov1,
         cov2=cov2,
         cov3=cov3,
         f=f,
         df1=tests - 1,
         df2=df2,
         p=f_test(f, tests - 1, df2),
-        means=tuple(_mean(row, covariance[i, :, i, :], level) for i, row in enumerate(estimates)),
+        means=tuple(_mean(row, covariance[i, :, i, :], level, floor_at_cases) for i, row in enumerate(estimates)),
         differences=tuple(
             _difference((i, j), float(by_test[i] - by_test[j]), math.sqrt(2 * error / readers), df2, level)
             for i, j in itertools.combinations(range(tests), 2)
@@ -233,11 +245,16 @@ def _hillis(error: float, mean_square: float, free: int) -> float:
 
 
 def _mean(
-    estimates: Float[np.ndarray, " readers"], covariance: Float[np.ndarray, "readers readers"], level: float
+    estimates: Float[np.ndarray, " readers"],
+    covariance: Float[np.ndarray, "readers readers"],
+    level: float,
+    floor_at_cases: bool,
 ) -> TestMean:
     readers = estimates.size
     mean, mean_square = float(estimates.mean()), float(estimates.var(ddof=1))
     cov2 = float(covariance[~np.eye(readers, dtype=bool)].mean())
+    if floor_at_cases:
+        mean_square = max(mean_square, float(np.diag(covariance).mean()) - cov2)
     error = mean_square + max(readers * cov2, 0.0)
     df, deviation = _hillis(error, mean_square, readers - 1), math.sqrt(error / readers)
     half = float(stats.t.ppf((1 + level) / 2, df)) * deviation

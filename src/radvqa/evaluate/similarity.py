@@ -15,24 +15,55 @@ from radvqa.evaluate.synonyms import canonical
 Guard = Literal["empty", "side", "number", "negation", "opposite"]
 
 _SIDES = frozenset(
-    ["left", "right", "both", "bilateral", "unilateral", "upper", "lower", "top", "bottom", "middle", "center"]
-    + ["anterior", "posterior", "superior", "inferior", "medial", "lateral", "proximal", "distal", "apical", "basal"]
+    (
+        *("left", "right", "both", "bilateral", "unilateral", "upper", "lower", "top", "bottom", "middle", "center"),
+        *(
+            "anterior",
+            "posterior",
+            "superior",
+            "inferior",
+            "medial",
+            "lateral",
+            "proximal",
+            "distal",
+            "apical",
+            "basal",
+        ),
+    )
 )
 _NUMBER_WORDS = frozenset(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"])
 _NEGATIONS = frozenset(
-    ["no", "not", "none", "never", "neither", "nor", "without", "absent", "absence", "negative", "non", "nothing"]
-    + ["free", "cannot", "excluded", "unlikely"]
+    (
+        *("no", "not", "none", "never", "neither", "nor", "without", "absent", "absence", "negative", "non"),
+        *("nothing", "free", "cannot", "excluded", "unlikely"),
+    )
 )
 _CONTRACTION = re.compile(r"(?:is|are|was|were|do|does|did|ca|could|has|have|had|wo|would|should)nt$")
 _OPPOSITES = tuple(
-    frozenset(pair.split("/"))
+    frozenset(pair)
     for pair in (
-        "normal/abnormal healthy/unhealthy benign/malignant acute/chronic increased/decreased present/absent large/small"
-        " enlarged/reduced open/closed male/female dilated/constricted symmetric/asymmetric typical/atypical yes/no"
-        " displaced/undisplaced positive/negative stable/unstable visible/invisible primary/secondary"
-    ).split()
+        ("normal", "abnormal"),
+        ("healthy", "unhealthy"),
+        ("benign", "malignant"),
+        ("acute", "chronic"),
+        ("increased", "decreased"),
+        ("present", "absent"),
+        ("large", "small"),
+        ("enlarged", "reduced"),
+        ("open", "closed"),
+        ("male", "female"),
+        ("dilated", "constricted"),
+        ("symmetric", "asymmetric"),
+        ("typical", "atypical"),
+        ("yes", "no"),
+        ("displaced", "undisplaced"),
+        ("positive", "negative"),
+        ("stable", "unstable"),
+        ("visible", "invisible"),
+        ("primary", "secondary"),
+    )
 )
-_PREFIXES = ("hyper", "hypo", "macro", "micro", "tachy", "brady", "iso", "endo", "exo", "intra", "extra", "pre", "post")
+_PREFIXES = ("hyper", "hypo", "macro", "micro", "tachy", "brady", "iso", "endo", "exo", "intra", "extra")
 
 
 class Similarity(NamedTuple):

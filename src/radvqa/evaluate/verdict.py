@@ -20,12 +20,15 @@ _NO = (
 _HARD_YES, _HARD_NO = r"(?:yes|yeah|yep|yup)", r"(?:no|nope|nah)"
 _FILLER = (
     r"(?:(?:well|so|thus|hence|therefore|hm+|ok|okay|ah|oh|sure|actually|probably|likely|most likely|in conclusion"
-    r"|in summary|(?:the )?answer|verdict|i(?:['’]d| would) (?:say|go with|answer)|i (?:think|believe|say)|i['’]m going with"
-    r"|in my opinion|based on (?:the|this) \w+|from (?:the|this) \w+|(?:that|it|this)(?:['’]s| is| would be) an?)"
+    r"|in summary|(?:the )?answer|verdict|i(?:['’]d| would) (?:say|go with|answer)|i (?:think|believe|say)"
+    r"|i['’]m going with|in my opinion|based on (?:the|this) \w+|from (?:the|this) \w+"
+    r"|(?:that|it|this)(?:['’]s| is| would be) an?)"
     r"[\s,:*\"“'‘-]{1,9}){0,3}"
 )
-_CLAUSE_END = r"(?=[\s*\"”'’)\]}]{0,6}(?:[.,;:!?\n)—–]|--|\s-\s|$|\s(?:because|as|since|but|though|although|however)\b))"
-_AGAIN = r"(?=\s{1,5}(?(yes)yes|no)\b)"
+_CLAUSE_END = (
+    r"(?=[\s*\"”'’)\]}]{0,6}(?:[.,;:!?\n)—–]|--|\s-\s|$|\s(?:because|as|since|but|though|although|however)\b))"
+)
+_AGAIN = rf"(?=\s{{1,5}}(?(yes){_HARD_YES}|{_HARD_NO})\b)"
 _SUBJECT_FOLLOWS = r"(?=\s{1,5}(?:it|there|this|that|these|those|they|the|we|i|he|she|its|in|based|not)\b)"
 _OPENING = re.compile(
     rf"[^\w]{{0,20}}(?:[a-h1-9][).:]\s{{1,3}})?{_FILLER}[*\"“'‘(\[]{{0,4}}(?:(?P<yes>{_YES})|(?P<no>{_NO}))(?![\w'’])"
@@ -51,10 +54,12 @@ _ALTERNATIVES = re.compile(
     rf"|\W{{0,9}}(?:{_HARD_YES}\W{{1,3}}(?:and\s)?{_HARD_NO}|{_HARD_NO}\W{{1,3}}(?:and\s)?{_HARD_YES})\W{{0,9}}",
     re.I,
 )
+_EITHER_ORDER = re.compile(rf"{_HARD_YES}.*{_HARD_NO}|{_HARD_NO}.*{_HARD_YES}", re.I | re.S)
 _KIND_OF_QUESTION = re.compile(r"\byes\s{0,3}(?:or|and|/|-)\s{0,3}no[\s-]{1,3}(?:question|answer)s?\b", re.I)
 _CORRECTION = re.compile(
     rf"\b(?:actually|wait|correction|sorry|rather|i mean(?:t)?|on second thought|let me correct (?:that|myself)"
-    rf"|scratch that|i take that back|in fact|instead)[\s,:;.—–-]{{1,6}}(?:it is |it's |i mean |the answer (?:is|should be) )?"
+    rf"|scratch that|i take that back|in fact|instead)[\s,:;.—–-]{{1,6}}"
+    rf"(?:it is |it's |i mean |the answer (?:is|should be) )?"
     rf"(?:(?P<yes>{_HARD_YES})|(?P<no>{_HARD_NO}))(?![\w'’]){_CLAUSE_END}",
     re.I,
 )
@@ -81,31 +86,8 @@ def read_verdict(text: str, *, question: str) -> Verdict:
     correction or doubt withdraws it; a verdict stated later ("..., so yes"); the polarity of the statement relative to
     the question (``radvqa.evaluate.polarity``). Nothing of these: no verdict.
     """
-    part = text[:_LOOKED_AT]
-    masked = _KIND_OF_QUESTION.sub(lambda found: "-" * len(found[0]), part)
-    both = _BOTH.search(masked)
-    if both is None and offers_alternatives(masked):
-        both = re.search(rf"{_HARD_YES}.*{_HARD_NO}|{_HARD_NO}.*{_HARD_YES}", masked, re.I | re.S)
-    if both is not None:
-        return Verdict("ambiguous", None, "both_verdicts", both.span())
-    corrections = list(_CORRECTION.finditer(masked))
-    if corrections:
-        return _said(corrections[-1], "corrected")
-    opening = _opening(masked)
-    if opening is not None:
-        return _unless_withdrawn(masked, opening)
-    stated = list(_STATED.finditer(masked)) or list(_ALONE.finditer(masked))
-    if stated:
-        if len({one["yes"] is None for one in stated}) > 1:
-            return Verdict("ambiguous", None, "both_verdicts", (stated[0].start(), stated[-1].end()))
-        doubt = _WITHDRAWN.search(masked)
-        return _said(stated[-1], "stated") if doubt is None else Verdict("unsure", None, "withdrawn", doubt.span())
-    decisions = decide(question, masked)
-    if not decisions:
-        return Verdict("no_verdict", None, "no_verdict", (0, len(text)))
-    if len({one.verdict for one in decisions}) > 1:
-        return Verdict("ambiguous", None, "contradiction", (decisions[0].span[0], decisions[-1].span[1]))
-    return Verdict("answered", decisions[0].verdict, decisions[0].rule, decisions[0].span)
+    part = _KIND_OF_QUESTION.sub(lambda found: "-" * len(found[0]), text[:_LOOKED_AT])
+    return _both(part) or _corrected(part) or _opened(part) or _stated(part) or _by_polarity(part, question)
 
 
 def offers_alternatives(text: str) -> bool:
@@ -113,15 +95,44 @@ def offers_alternatives(text: str) -> bool:
     return len(text) <= 200 and _ALTERNATIVES.fullmatch(text) is not None
 
 
-def _opening(text: str) -> Verdict | None:
+def _both(text: str) -> Verdict | None:
+    both = _BOTH.search(text) or (_EITHER_ORDER.search(text) if offers_alternatives(text) else None)
+    return None if both is None else Verdict("ambiguous", None, "both_verdicts", both.span())
+
+
+def _corrected(text: str) -> Verdict | None:
+    corrections = list(_CORRECTION.finditer(text))
+    return _said(corrections[-1], "corrected") if corrections else None
+
+
+def _opened(text: str) -> Verdict | None:
     found = _OPENING.match(text)
     if found is None:
         # "Yes there ..." opens with a verdict whatever follows; "No effusion" is a statement, see polarity.
         found = _YES_RUNS_ON.match(text)
-        return None if found is None else Verdict("answered", "yes", "opening", found.span("yes"))
+        return None if found is None else _unless_withdrawn(text, _said(found, "opening"))
     if found["runs"] is not None and found["yes"] is not None and not re.fullmatch(_HARD_YES, found["yes"], re.I):
         return None
-    return _said(found, "opening")
+    return _unless_withdrawn(text, _said(found, "opening"))
+
+
+def _stated(text: str) -> Verdict | None:
+    stated = list(_STATED.finditer(text)) or list(_ALONE.finditer(text))
+    if not stated:
+        return None
+    if len({one["yes"] is None for one in stated}) > 1:
+        return Verdict("ambiguous", None, "both_verdicts", (stated[0].start(), stated[-1].end()))
+    doubt = _WITHDRAWN.search(text)
+    return _said(stated[-1], "stated") if doubt is None else Verdict("unsure", None, "withdrawn", doubt.span())
+
+
+def _by_polarity(text: str, question: str) -> Verdict:
+    decisions = decide(question, text)
+    if not decisions:
+        return Verdict("no_verdict", None, "no_verdict", (0, len(text)))
+    if len({one.verdict for one in decisions}) > 1:
+        return Verdict("ambiguous", None, "contradiction", (decisions[0].span[0], decisions[-1].span[1]))
+    return Verdict("answered", decisions[0].verdict, decisions[0].rule, decisions[0].span)
 
 
 def _unless_withdrawn(text: str, opening: Verdict) -> Verdict:
@@ -135,5 +146,5 @@ def _unless_withdrawn(text: str, opening: Verdict) -> Verdict:
 
 
 def _said(found: re.Match[str], rule: str) -> Verdict:
-    name: Literal["yes", "no"] = "yes" if found["yes"] is not None else "no"
+    name: Literal["yes", "no"] = "yes" if found.groupdict().get("yes") is not None else "no"
     return Verdict("answered", name, rule, found.span(name))

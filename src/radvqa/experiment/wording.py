@@ -76,7 +76,10 @@ def _judged(effect: Effect) -> str:
     if math.isnan(found.p):
         return "Nothing can be concluded: there is no interval."
     if effect.shown:
-        return f"{effect.cell} is {'better' if found.difference > 0 else 'worse'} here."
+        better = "better" if found.difference > 0 else "worse"
+        if effect.for_the_recipe is None:
+            return f"The one model of {effect.cell} is {better} than the one of {effect.reference}."
+        return f"{effect.cell} is {better} here."
     if found.low > 0 or found.high < 0:
         return "Alone the interval excludes zero, but not when all comparisons are counted: this is a hint, no finding."
     return "No difference is shown; that is no proof of sameness."
@@ -87,11 +90,13 @@ def _size(effect: Effect, margin: float | None) -> list[str]:
     between = "" if effect.for_the_recipe is not None else "between these two trained models "
     if margin is not None and effect.within_margin is not None:
         large = f"{100 * margin:g} points"
-        said.append(
-            f"A true difference of {large} or more {between}is ruled out (two one-sided tests, 5 % each)."
-            if effect.within_margin
-            else f"A true difference of {large} {between}is not ruled out."
-        )
+        reached = max(effect.decisive.low, -effect.decisive.high)
+        if effect.within_margin:
+            said.append(f"A true difference of {large} or more {between}is ruled out (two one-sided tests, 5 % each).")
+        elif effect.shown:
+            said.append(f"It is {'larger than' if reached > margin else 'not shown to reach'} the margin of {large}.")
+        else:
+            said.append(f"A true difference of {large} {between}is not ruled out.")
         if effect.power is not None:
             said.append(f"The power to find one of {large} was {100 * effect.power:.0f} %.")
     if not math.isnan(effect.detectable):

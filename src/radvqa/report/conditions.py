@@ -12,11 +12,14 @@ CONDITIONS: Mapping[str, tuple[str, str]] = {
     "model": ("Model", "the trained model on the real images"),
     "blank": ("Model, blank images", "the same model, every image replaced by an empty one"),
     "shuffled": ("Model, shuffled images", "the same model, every image replaced by that of another question"),
+    "mirrored": ("Model, mirrored images", "the same model, every image mirrored left to right"),
     "question_only": (
         "Question-only floor",
         "no model: the most frequent training answer to this question, or to the nearest one asked in training",
     ),
     "majority": ("Majority floor", "no model: the most frequent training answer of the answer type"),
+    "always_yes": ("Always yes", "no model: the answer is yes, whatever the question"),
+    "always_no": ("Always no", "no model: the answer is no, whatever the question"),
 }
 """Name and meaning of each condition, in the order of the tables. Others follow under their own name."""
 
@@ -58,5 +61,6 @@ def _bars(summary: RunSummary) -> Picture:
     bars = {
         label: {part: bar(summary.conditions[name], part) for part in _parts(summary)}
         for name, label in condition_names(summary).items()
+        if name not in ("always_yes", "always_no")  # the table has them; eight bars in a row cannot be told apart
     }
     return Picture(uri=data_uri(condition_bars(bars, level=summary.reference.level), "image/png"))

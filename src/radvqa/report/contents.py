@@ -95,6 +95,29 @@ class Differences:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PartReliance:
+    """``score``: accuracy on the real picture minus that on the control; ``changed``: share of other answers."""
+
+    samples: int
+    groups: int
+    score: Estimate
+    changed: Estimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reliance:
+    """How much the answers depend on the picture. As ``radvqa.evaluate.controls.Reliance``."""
+
+    control: str
+    overall: PartReliance
+    by_answer_type: Mapping[str, PartReliance] = field(default_factory=dict)
+
+    def parts(self) -> list[tuple[str, PartReliance]]:
+        """All samples as ``overall``, then each answer type."""
+        return [("overall", self.overall), *self.by_answer_type.items()]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
     """``summary.json``. ``condition`` names the reference that the comparisons start from."""
 
@@ -103,6 +126,7 @@ class RunSummary:
     condition: str
     conditions: Mapping[str, Scores]
     comparisons: Mapping[str, Differences]
+    reliance: Mapping[str, Reliance] = field(default_factory=dict)
     limit: int | None = None
     layout: str | None = None
     prompt_id: str | None = None

@@ -3,7 +3,7 @@
 Every file of the folder may be absent; the section that needs it then says so.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,17 @@ from typing import Any
 from jinja2 import Environment
 
 from radvqa.errors import RunError
-from radvqa.evaluate.metrics import HEADLINE, score_answer
-from radvqa.evaluate.normalise import normalise_answer
+from radvqa.evaluate.metrics import HEADLINE
 from radvqa.evaluate.protocols import PROTOCOLS, Protocol
-from radvqa.evaluate.statistics import Interval, paired_difference, score_interval
 from radvqa.html import Picture, data_uri, page_environment
 from radvqa.records import read_json, read_optional, read_records, write_text
 from radvqa.report.browser import Browser, browse, browser_script
 from radvqa.report.conditions import conditions
-from radvqa.report.contents import UNDEFINED, Estimate, RunSummary, Scores, Slice, read_summary
+from radvqa.report.contents import UNDEFINED, Reliance, RunSummary, Scores, Slice, read_summary
 from radvqa.report.evaluation_figures import SliceRow, calibration_figure, slice_figure
 from radvqa.report.figures import Bar
 from radvqa.report.folder import predictions_file
-from radvqa.report.scores import Probe, ProtocolMetric, Reliance, ScoreFile
+from radvqa.report.scores import Leaks, Probe, ProtocolMetric, ScoreFile
 from radvqa.report.wording import duration, number, p_value, percent, points, span, verdict
 from radvqa.sample import Prediction, VqaSample
 
@@ -42,7 +40,6 @@ FLAGS: Mapping[str, str] = {
     "degenerate": "the same words over and over",
 }
 PARTS: Mapping[str, str] = {"overall": "all questions", "closed": "closed questions", "open": "open questions"}
-_CONTROLS = ("shuffled", "blank")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +72,8 @@ class Evaluation:
     calibration: Picture | None
     probes: Mapping[str, Probe]
     judge: tuple[tuple[str, str], ...]
-    leaks: tuple[tuple[str, str], ...]
+    leaks: Leaks | None
+    ancestry: tuple[tuple[str, str], ...]
     browser: Browser
 
 
@@ -117,6 +115,7 @@ def read_evaluation(folder: Path, summary: RunSummary | None) -> Evaluation:
     """What there is to show of a run or evaluation folder; ``summary`` is its ``summary.json``, if any."""
     scores = read_json(folder / "scores.json", ScoreFile)
     predictions, samples = _answers(folder), _samples(folder, summary)
+    leaks = read_json(folder / "leaks.json", Leaks)
     level = scores.summary.level if scores is not None else summary.reference.level if summary is not None else 0.95
     return Evaluation(
         level=level,
@@ -125,7 +124,7 @@ def read_evaluation(folder: Path, summary: RunSummary | None) -> Evaluation:
         flags=FLAGS,
         parts=PARTS,
         sizes={} if scores is None else _sizes(scores.summary),
-        reliance=_reliance(folder, predictions, level=level),
+        reliance=() if summary is None else tuple(summary.reliance.values()),
         slices=_slices(scores, summary),
         cards=_cards(scores),
         calibration=None
@@ -133,7 +132,8 @@ def read_evaluation(folder: Path, summary: RunSummary | None) -> Evaluation:
         else _png(calibration_figure(scores.calibration)),
         probes=read_json(folder / "probes.json", dict[str, Probe]) or {},
         judge=tuple(flat(read_json(folder / "judge.json", dict[str, Any]) or {})),
-        leaks=tuple(flat(read_json(folder / "leaks.json", dict[str, Any]) or {})),
+        leaks=leaks,
+        ancestry=() if leaks is None else tuple(flat(leaks.ancestry)),
         browser=browse(predictions, {one.sample_id: one.image for one in samples}),
     )
 
@@ -205,36 +205,6 @@ def _verdict(summary: RunSummary | None, scores: ScoreFile | None) -> list[str]:
     ]
 
 
-def _reliance(folder: Path, predictions: Sequence[Prediction], *, level: float) -> tuple[Reliance, ...]:
-    """How much accuracy, and how many answers, depend on the right image: beside shuffled and blank ones."""
-    if not predictions:
-        return ()
-    real = predictions_file(folder)
-    found = []
-    for condition in _CONTROLS:
-        others = {
-            one.sample_id: one for one in read_optional(real.with_name(f"{real.stem}_{condition}.jsonl"), Prediction)
-        }
-        pairs = [(one, others[one.sample_id]) for one in predictions if one.sample_id in others]
-        if not pairs:
-            continue
-        groups = [one.group_id for one, _ in pairs]
-        ours = [score_answer(one).scores[HEADLINE] for one, _ in pairs]
-        theirs = [score_answer(other).scores[HEADLINE] for _, other in pairs]
-        changed = [float(normalise_answer(one.text) != normalise_answer(other.text)) for one, other in pairs]
-        found.append(
-            Reliance(
-                condition=condition,
-                samples=len(pairs),
-                real=sum(ours) / len(pairs),
-                other=sum(theirs) / len(pairs),
-                difference=_estimate(paired_difference(ours, theirs, groups, level=level)),
-                changed=_estimate(score_interval(changed, groups, level=level)),
-            )
-        )
-    return tuple(found)
-
-
 def _slices(scores: ScoreFile | None, summary: RunSummary | None) -> Picture:
     shown = {"Model": summary.reference if summary is not None else scores.summary if scores is not None else None}
     if summary is not None and "question_only" in summary.conditions:
@@ -291,10 +261,6 @@ def _shown(value: float | None) -> str:
 def _part(metric: str) -> str:
     kind = metric.partition("_")[0]
     return kind if kind in ("closed", "open") else "overall"
-
-
-def _estimate(interval: Interval) -> Estimate:
-    return Estimate(mean=interval.mean, low=interval.low, high=interval.high)
 
 
 def _png(content: bytes) -> Picture:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from radvqa.report.contents import UNDEFINED, Estimate, Scores
+from radvqa.report.contents import Estimate, Scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,15 +140,29 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reliance:
-    """What the right image is worth. ``difference``: accuracy on real images minus on these; ``changed``: see below.
+class SharedWith:
+    """What the evaluated questions share with one training set; None where it was not compared."""
 
-    ``changed``: share of ``samples`` questions whose answer is another one than on the real image.
-    """
-
-    condition: str
     samples: int
-    real: float
-    other: float
-    difference: Estimate = UNDEFINED
-    changed: Estimate = UNDEFINED
+    images: int
+    shared_pictures: int | None = None
+    questions_on_them: int | None = None
+    pictures: tuple[str, ...] = ()
+    shared_groups: int = 0
+    same_rows: int = 0
+    rows: tuple[str, ...] = ()
+    share_of_questions_seen: float | None = None
+    share_of_open_answers_seen: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaks:
+    """``leaks.json``. ``ancestry``: what the base had learned from before, by name only."""
+
+    compared_with: Mapping[str, SharedWith] = field(default_factory=dict)
+    ancestry: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def found(self) -> bool:
+        """Whether a picture, a group or a whole row of the questions was trained on."""
+        return any(one.shared_pictures or one.shared_groups or one.same_rows for one in self.compared_with.values())

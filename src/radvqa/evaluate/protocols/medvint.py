@@ -1,7 +1,6 @@
 """MedVInT's rule: an answer counts as the nearest of the test set's own labels."""
 
 import difflib
-import heapq
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,16 +10,14 @@ from radvqa.evaluate.protocols.answer_types import only
 from radvqa.evaluate.protocols.protocol import Metric, Protocol, mean_metric
 from radvqa.sample import Prediction
 
-_RATIO = 2
-"""Bounds that come before the ratio itself."""
 
+class Labels:
+    """The answers that MedVInT's rule knows, for finding whether one of them is nearest to a text.
 
-class NearestLabel:
-    """The label whose ``difflib.SequenceMatcher(None, label, text).ratio()`` is the highest.
-
-    Of equal ones the first in the alphabet, capitals first; None where all ratios are 0. The result is that of trying
-    all labels. Most need not be tried, because the ratio is 2 M / (characters of both), and M, the characters matched,
-    is at most what both have, counted with repetition, and at most their longest common subsequence.
+    Nearest is the highest ``difflib.SequenceMatcher(None, label, text).ratio()``; of equal ones the first in the
+    alphabet, capitals first; none where all ratios are 0. The result is that of trying all labels, but most need not be
+    tried: the ratio is 2 M / (characters of both), and M, the characters matched, is at most what both have, counted
+    with repetition, and at most their longest common subsequence.
 
     Source: Ratcliff and Metzener, Dr. Dobb's Journal, July 1988, as implemented in the standard library.
     """
@@ -28,46 +25,44 @@ class NearestLabel:
     def __init__(self, labels: Sequence[str]) -> None:
         self._labels = sorted(set(labels))
         self._places = {label: place for place, label in enumerate(self._labels)}
-        self._lengths = np.array([len(label) for label in self._labels], dtype=np.int64)
+        self._lengths = np.array([len(label) for label in self._labels], dtype=np.int32)
         chars = sorted({char for label in self._labels for char in label})
         self._columns = {char: column for column, char in enumerate(chars)}
         self._counts = np.zeros((len(chars), len(self._labels)), dtype=np.int32)
         for place, label in enumerate(self._labels):
             for char in label:
                 self._counts[self._columns[char], place] += 1
-        self._known: dict[str, str | None] = {}
+        self._found: dict[tuple[str, str], bool] = {}
 
-    def of(self, text: str) -> str | None:
-        """The label that ``text`` counts as."""
-        if text not in self._known:
-            self._known[text] = self._found(text)
-        return self._known[text]
+    def is_nearest(self, label: str, text: str) -> bool:
+        """Whether ``label``, which is one of them, is the one that ``text`` counts as."""
+        key = (label, text)
+        if key not in self._found:
+            self._found[key] = label == text if text in self._places else self._is_nearest(label, text)
+        return self._found[key]
 
-    def _found(self, text: str) -> str | None:
-        if text in self._places:
-            return text
-        matcher = difflib.SequenceMatcher(None, "", text)
+    def _is_nearest(self, label: str, text: str) -> bool:
+        matcher = difflib.SequenceMatcher(None, label, text)
+        reached = matcher.ratio()
+        if reached == 0:
+            return False
+        here = self._places[label]
         masks = _masks(text)
-        # Highest first, then the first label; each comes back with a closer bound until one has its ratio.
-        waiting = [(-bound, place, 0) for place, bound in enumerate(self._bounds(text).tolist()) if bound]
-        heapq.heapify(waiting)
-        while waiting:
-            _, place, step = heapq.heappop(waiting)
-            label = self._labels[place]
-            if step == _RATIO:
-                return label
-            if step == 0:
-                value = 2.0 * _common_length(label, masks, len(text)) / (len(label) + len(text))
-            else:
-                matcher.set_seq1(label)
-                value = matcher.ratio()
-            if value:
-                heapq.heappush(waiting, (-value, place, step + 1))
-        return None
+        bounds = self._bounds(text)
+        rivals = np.flatnonzero(bounds >= reached)
+        for place in rivals[np.argsort(-bounds[rivals], kind="stable")].tolist():
+            rival = self._labels[place]
+            if place == here or 2.0 * _common_length(rival, masks, len(text)) / (len(rival) + len(text)) < reached:
+                continue
+            matcher.set_seq1(rival)
+            ratio = matcher.ratio()
+            if ratio > reached or (ratio == reached and place < here):
+                return False
+        return True
 
     def _bounds(self, text: str) -> npt.NDArray[np.float64]:
         """The highest possible ratio of each label, from the characters alone."""
-        matches = np.zeros(len(self._labels), dtype=np.int64)
+        matches = np.zeros(len(self._labels), dtype=np.int32)
         for char in set(text) & self._columns.keys():
             matches += np.minimum(self._counts[self._columns[char]], text.count(char))
         # The same division as in difflib, so that a bound that is reached equals the ratio to the last bit.
@@ -96,11 +91,11 @@ def _common_length(label: str, masks: dict[str, int], length: int) -> int:
 
 
 def _score(predictions: Sequence[Prediction]) -> dict[str, Metric]:
-    nearest = {
-        answer_type: NearestLabel([one.references[0] for one in predictions if one.answer_type == answer_type])
+    labels = {
+        answer_type: Labels([one.references[0] for one in predictions if one.answer_type == answer_type])
         for answer_type in ("closed", "open")
     }
-    hits = [float(nearest[one.answer_type].of(one.text) == one.references[0]) for one in predictions]
+    hits = [float(labels[one.answer_type].is_nearest(one.references[0], one.text)) for one in predictions]
     return {
         "closed_accuracy": mean_metric(only("closed", predictions, hits)),
         "open_accuracy": mean_metric(only("open", predictions, hits)),

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 from radvqa.evaluate.protocols.protocol import Metric, Protocol, mean_metric
 from radvqa.sample import Prediction
@@ -11,17 +12,18 @@ _TOKEN = re.compile(r"[^\W_]+")
 _ARTICLES = frozenset({"a", "an", "the"})
 
 
-def _tokens(text: str) -> list[str]:
-    return [token for token in _TOKEN.findall(text.lower()) if token not in _ARTICLES]
+@lru_cache(maxsize=1 << 16)
+def _tokens(text: str) -> tuple[str, ...]:
+    return tuple(token for token in _TOKEN.findall(text.lower()) if token not in _ARTICLES)
 
 
-def _f1(answer: list[str], gold: list[str]) -> float:
+def _f1(answer: Sequence[str], gold: Sequence[str]) -> float:
     if not answer and not gold:
         return 1.0
     return 2 * (Counter(answer) & Counter(gold)).total() / (len(answer) + len(gold))
 
 
-def _recall(answer: list[str], gold: list[str]) -> float:
+def _recall(answer: Sequence[str], gold: Sequence[str]) -> float:
     if not gold:
         return float(not answer)
     return (Counter(answer) & Counter(gold)).total() / len(gold)
@@ -35,7 +37,7 @@ def _score(predictions: Sequence[Prediction]) -> dict[str, Metric]:
         gold, answer = _tokens(prediction.references[0]), _tokens(prediction.text)
         f1.append(_f1(answer, gold))
         verdict = next((token for token in answer if token in ("yes", "no")), None)
-        closed.append(float([verdict] == gold) if gold in (["yes"], ["no"]) else None)
+        closed.append(float((verdict,) == gold) if gold in (("yes",), ("no",)) else None)
         recall.append(_recall(answer, gold) if prediction.answer_type == "open" else None)
     return {
         "token_f1": mean_metric(f1),
