@@ -56,6 +56,8 @@ def test_region(text, region, rule):
         ("Which organ is abnormal, heart or lung?", "The lung is abnormal.", "Lung", True),
         ("Which organ is abnormal, heart or lung?", "The lung is not abnormal.", "Lung", False),
         ("Which organ is abnormal, heart or lung?", "Not the lung.", "Lung", False),
+        ("Which organ is not shown, heart or lung?", "The organ not shown is the lung.", "Lung", True),
+        ("Which is not abnormal, heart or lung?", "The lung, not heart, is abnormal.", "Lung, not heart,", False),
         ("Which organ is abnormal, heart or lung?", "heart or lung", "Lung", False),
         ("Which is bigger, heart or lung?", "The lung is bigger than the heart.", "Lung", True),
         ("Which is bigger, heart or lung?", "The heart is smaller than the lung.", "Heart", False),

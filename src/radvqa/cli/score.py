@@ -120,10 +120,12 @@ def _reading(found: "PredictionFile") -> dict[str, Any]:
 
 def _write(folder: Path, found: "PredictionFile", result: Mapping[str, Any]) -> None:
     from radvqa.records import write_json, write_records
+    from radvqa.report.evaluation import write_evaluation
 
     write_records(folder / "predictions.jsonl", found.predictions)
     write_records(folder / "rejects.jsonl", found.rejects)
     write_json(folder / "scores.json", result)
+    typer.echo(f"page: {write_evaluation(folder)}", err=True)
 
 
 def _print_json(value: Any) -> None:

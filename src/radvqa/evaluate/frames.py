@@ -260,7 +260,6 @@ def _repeats(part: str, question: str) -> bool:
     words = [word.lower() for word in _WORD.findall(part)]
     return (
         bool(words)
-        and _NEGATION.search(part) is None
         and all(word in _FREE or word in _vocabulary(question) for word in words)
         and any(word not in _PRONOUNS for word in words)
     )

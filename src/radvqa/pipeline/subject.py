@@ -1,6 +1,7 @@
 """What is evaluated: the trained model of a run, or any other model, with what is known of its training."""
 
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,7 +233,10 @@ def _attach(vlm: Vlm, folder: Path) -> None:
 
     with safe_open(folder / ADAPTER_FILE, framework="pt") as file:
         stored = sum(".lora_A." in name for name in file.keys())  # noqa: SIM118 - no mapping
-    vlm.network = PeftModel.from_pretrained(vlm.network, str(folder)).eval()
+    with warnings.catch_warnings():
+        # PEFT 0.21 reads an attribute that transformers 5.23 announces as deprecated.
+        warnings.simplefilter("ignore", FutureWarning)
+        vlm.network = PeftModel.from_pretrained(vlm.network, str(folder)).eval()
     layers = [module for module in vlm.network.modules() if isinstance(module, BaseTunerLayer)]
     if len(layers) != stored:
         raise ModelError(

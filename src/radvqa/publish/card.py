@@ -11,7 +11,13 @@ from radvqa.publish.programs import needs_base_folder, plain_program
 from radvqa.report.contents import Estimate, RunSummary, Scores
 from radvqa.report.wording import percent, span, verdict
 
-_METRIC_NAMES = {"exact_match": "exact match", "token_f1": "token F1"}
+_METRIC_NAMES = {
+    "exact_match": "exact match",
+    "token_f1": "token F1",
+    "recall": "token recall",
+    "bleu_1": "BLEU-1",
+    "rouge_l": "ROUGE-L",
+}
 _TYPES = ("closed", "open")
 _KINDS = {
     "adapter": "LoRA adapters and projector as a PEFT adapter",
