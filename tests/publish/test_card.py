@@ -161,7 +161,7 @@ def test_the_head_is_what_the_hub_reads(manifest):
     assert data.to_dict()["base_model_relation"] == "adapter"
     assert (data.license, data.pipeline_tag, data.language) == ("gemma", "image-text-to-text", ["en"])
     assert data.datasets == ["phantom", "slake"]
-    assert data.metrics == ["exact_match", "token_f1"]
+    assert data.metrics == ["accuracy", "exact_match", "token_f1", "recall", "bleu_1", "rouge_l"]
     results = {(one.dataset_name, one.metric_type): one for one in data.eval_results}
     types = summary.reference.by_answer_type
     assert set(results) == {(f"phantom, {one} questions", metric) for one in types for metric in data.metrics}

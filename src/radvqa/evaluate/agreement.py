@@ -158,7 +158,8 @@ def krippendorff_alpha(
     counts = rating_counts(ratings)
     counts = counts[counts.sum(axis=1) >= 2]
     pairs = counts.sum(axis=1, keepdims=True) - 1
-    coincidences = (counts / pairs).T @ counts - np.diag((counts / pairs).sum(axis=0))
+    # A rating paired with itself is counted too; its distance is 0.
+    coincidences = (counts / pairs).T @ counts
     frequency = counts.sum(axis=0)
     if scale == "nominal":
         distance = 1 - np.eye(values.size)
