@@ -20,10 +20,18 @@ from radvqa.sample import Prediction, VqaSample
 QUIET = Progress(quiet=True)
 
 
+class Pictures:
+    """Stands in for a store."""
+
+    def sha256(self, path: Path) -> str:
+        return path.name
+
+
 class Model:
     """Answers every question with the same word; ``stop_at`` is the condition at which the user presses Ctrl-C."""
 
     layout = "per_question"
+    name, revision, digest, compute_dtype = "stand-in", None, "stand-in", "torch.float32"
 
     def __init__(self) -> None:
         self.word = "liver"
@@ -32,7 +40,7 @@ class Model:
     def predict(self, _vlm: Any, asked: Sequence[VqaSample], _store: Any, *, condition: str, **_: Any) -> Any:
         if condition == self.stop_at:
             raise KeyboardInterrupt
-        return [
+        yield [
             Prediction(
                 sample_id=one.sample_id,
                 group_id=one.group_id,
@@ -67,9 +75,9 @@ class Model:
 def model(monkeypatch: pytest.MonkeyPatch) -> Model:
     model = Model()
     monkeypatch.setattr(pipeline, "train", lambda folder, progress, processes=None: model)
-    monkeypatch.setattr(pipeline, "pictures", lambda recipe, vlm, paths, progress: None)
+    monkeypatch.setattr(pipeline, "pictures", lambda recipe, vlm, paths, progress: Pictures())
     monkeypatch.setattr(pipeline, "write_provenance", lambda folder, vlm, progress: None)
-    monkeypatch.setattr(pipeline, "predict", model.predict)
+    monkeypatch.setattr(pipeline.answering, "predictions", model.predict)
     monkeypatch.setattr(pipeline, "explain_sample", model.explain)
     return model
 

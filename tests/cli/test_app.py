@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 from radvqa.cli import app as app_module
 from radvqa.cli.app import NOTICE, app
 from radvqa.errors import RunError, TrainError
+from radvqa.evaluate.metrics import METRICS
 from radvqa.recipe import load_recipe
 from radvqa.run.folder import RunFolder
 
@@ -86,7 +87,8 @@ class Pipeline:
         if self.untrained:
             raise RunError("this run is not trained yet")
 
-    def evaluate(self, run: RunFolder, *, progress: Any) -> None:
+    def evaluate(self, run: RunFolder, *, probes: Any, command: str, progress: Any) -> None:
+        assert command.startswith("radvqa ")
         self._note("evaluate", run.path.name, progress)
 
     def explain(self, run: RunFolder, *, sample_ids: Any, progress: Any) -> None:
@@ -401,7 +403,7 @@ def test_lists(run: RunFolder) -> None:
     assert by_name["slake"]["licence"].startswith("CC BY 4.0")
     assert by_name["slake"]["options"] == "root: str, language: str = 'en'"
     assert "seed: int = 0" in by_name["phantom"]["options"]
-    assert [row["metric"] for row in rows("metrics")] == ["exact_match", "token_f1"]
+    assert [row["metric"] for row in rows("metrics")] == list(METRICS)
     assert rows("models")[0]["checkpoint"] == "embedded"
     for what in ("recipes", "runs", "datasets", "metrics", "models"):
         assert call("list", what).exit_code == 0

@@ -80,3 +80,13 @@ def test_power_is_how_often_the_test_finds_it():
 def test_misuse_of_power_is_an_error(call):
     with pytest.raises(ValueError, match=r"."):
         call()
+
+
+@pytest.mark.parametrize("df", [math.inf, 95, 2.4, 1])
+def test_the_detectable_effect_is_found_four_times_out_of_five(df: float) -> None:
+    shift = minimal_detectable_effect(1.0, df=df)
+    rng = np.random.default_rng(7)
+    draws = 40_000
+    error = np.sqrt(rng.chisquare(df, draws) / df) if math.isfinite(df) else np.ones(draws)
+    bound = stats.t.ppf(0.975, df) if math.isfinite(df) else stats.norm.ppf(0.975)
+    assert np.mean(abs(shift + rng.standard_normal(draws)) / error > bound) == pytest.approx(0.8, abs=0.01)

@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, stats
 
-from radvqa.evaluate.mrmc import obuchowski_rockette
+from radvqa.evaluate.mrmc import MrmcAnalysis, obuchowski_rockette
 from radvqa.evaluate.multiplicity import holm
 from radvqa.evaluate.paired import equivalence, paired_t
+from radvqa.evaluate.power import minimal_detectable_effect, power
 from radvqa.evaluate.statistics import score_interval
 from radvqa.experiment.measured import PARTS, Measured
 
@@ -110,7 +110,7 @@ def levels(measured: Measured, cells: Sequence[str], *, condition: str = "model"
             interval = score_interval(columns.mean(axis=0), groups)
             low, high = interval.low, interval.high
             if len(seeds) > 1 and interval.groups > 1:
-                both = obuchowski_rockette(np.stack([columns, np.zeros_like(columns)]), groups).means[0]
+                both = _analysed(columns, groups).means[0]
                 # Never narrower than over images alone, whose limits hold at 0 and 1 as well.
                 low, high = max(min(both.low, low), 0.0), min(max(both.high, high), 1.0)
             by_seed = {seed: float(column.mean()) for seed, column in zip(seeds, columns, strict=True)}
@@ -206,8 +206,10 @@ def _effect(measured: Measured, cell: str, reference: str, part: str, margin: fl
         for_these_models=narrow,
         for_the_recipe=wide,
         adjusted_p=math.nan,
-        detectable=decisive.standard_error * _shift_found(decisive.df) if known else math.nan,
-        power=_found(margin / decisive.standard_error, decisive.df) if known and margin is not None else None,
+        detectable=(
+            minimal_detectable_effect(decisive.standard_error, power=POWER, df=decisive.df) if known else math.nan
+        ),
+        power=power(margin, decisive.standard_error, df=decisive.df) if known and margin is not None else None,
         within_margin=within,
     )
 
@@ -217,8 +219,16 @@ def _over_seeds(differences: npt.NDArray[np.float64], groups: Sequence[str]) -> 
     if len(differences) < 2 or len(set(groups)) < 2:
         return None
     # A paired difference is the two-test analysis of the difference itself against zero.
-    found = obuchowski_rockette(np.stack([differences, np.zeros_like(differences)]), groups).differences[0]
+    found = _analysed(differences, groups).differences[0]
     return Difference(found.difference, found.standard_error, found.df, found.p, found.low, found.high)
+
+
+def _analysed(values: npt.NDArray[np.float64], groups: Sequence[str]) -> MrmcAnalysis:
+    """Values (seeds, questions) against zero.
+
+    A few seeds may look more alike than seeds are, so the error is at least that over images.
+    """
+    return obuchowski_rockette(np.stack([values, np.zeros_like(values)]), groups, floor_at_cases=True)
 
 
 def _these(differences: npt.NDArray[np.float64], groups: Sequence[str]) -> Difference:
@@ -226,24 +236,6 @@ def _these(differences: npt.NDArray[np.float64], groups: Sequence[str]) -> Diffe
     mean = differences.mean(axis=0)
     found = paired_t(mean, np.zeros_like(mean), groups)
     return Difference(found.difference, found.standard_error, found.df, found.p, found.low, found.high)
-
-
-def _found(shift: float, df: float) -> float:
-    """Power to find a true difference of so many standard errors, with its right sign, at 5 % two-sided.
-
-    ``evaluate.power`` counts the wrong sign too: its noncentral t is NaN in that tail at few degrees of freedom.
-    """
-    if math.isinf(df):
-        return float(stats.norm.sf(stats.norm.ppf(0.975) - shift))
-    return float(stats.nct.sf(stats.t.ppf(0.975, df), df, shift))
-
-
-def _shift_found(df: float) -> float:
-    """The true difference in standard errors that is found with 80 % power."""
-    most = 4.0
-    while _found(most, df) < POWER:
-        most *= 2
-    return float(optimize.brentq(lambda shift: _found(shift, df) - POWER, 0.0, most))
 
 
 def _groups(measured: Measured, rows: npt.NDArray[np.bool_]) -> list[str]:
