@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from radvqa.data.answers import is_yes_no
 from radvqa.evaluate.metrics import accuracy, score_answer
-from radvqa.evaluate.probes.result import Ask, Example, ProbeResult, result
+from radvqa.evaluate.probes.result import Ask, ProbeResult, example, result
 from radvqa.sample import Prediction, VqaSample
 
 _NEGATED = re.compile(
@@ -77,20 +77,10 @@ def contradiction(samples: Sequence[VqaSample], predictions: Sequence[Prediction
     before_right = [accuracy(before) for before, _ in pairs]
     after_right = [accuracy(after) for after in answers]
     verdicts, examples = [], []
-    for (before, sample), after in zip(pairs, answers, strict=True):
+    for (before, _), after in zip(pairs, answers, strict=True):
         said = score_answer(before).verdict, score_answer(after).verdict
         verdicts.append(said)
-        examples.append(
-            Example(
-                sample_id=before.sample_id,
-                question=before.question,
-                answer=before.text,
-                probe_question=sample.question,
-                probe_answer=after.text,
-                wanted=sample.answers[0],
-                held=set(said) == {"yes", "no"},
-            )
-        )
+        examples.append(example(before, after, held=set(said) == {"yes", "no"}))
     shares = {
         "both_right": [one * other for one, other in zip(before_right, after_right, strict=True)],
         "question_right": before_right,

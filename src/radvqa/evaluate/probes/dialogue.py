@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from radvqa.data.adapters.synthetic import history
 from radvqa.evaluate.metrics import accuracy
-from radvqa.evaluate.probes.result import Ask, Example, ProbeResult, result
+from radvqa.evaluate.probes.result import Ask, ProbeResult, example, result
 from radvqa.sample import Prediction, VqaSample
 
 
@@ -34,15 +34,7 @@ def dialogue(samples: Sequence[VqaSample], predictions: Sequence[Prediction], as
     after_right = [chains[name][turn][1] for name, turn in later]
     after_own = [own[name][turn] for name, turn in later]
     examples = [
-        Example(
-            sample_id=right.sample_id,
-            question=right.question,
-            answer=right.text,
-            probe_question=mine.question,
-            probe_answer=mine.text,
-            wanted=right.references[0],
-            held=accuracy(right) == accuracy(mine),
-        )
+        example(right, mine, held=accuracy(right) == accuracy(mine))
         for right, mine in zip(after_right, after_own, strict=True)
     ]
     first = [(turns[0][1], turns[0][0].group_id) for turns in chains.values()]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from radvqa.evaluate.metrics import accuracy
 from radvqa.evaluate.normalise import normalise_answer
-from radvqa.evaluate.probes.result import Ask, Example, ProbeResult, result
+from radvqa.evaluate.probes.result import Ask, ProbeResult, example, result
 from radvqa.sample import Prediction, VqaSample
 
 _PAIRS = (("left", "right"), ("lul", "rul"), ("lll", "rll"), ("luq", "ruq"), ("llq", "rlq"))
@@ -74,17 +74,7 @@ def mirror(samples: Sequence[VqaSample], predictions: Sequence[Prediction], ask:
         if has_side(before.text) and sample.question == before.question:
             unmoved.append(float(normalise_answer(after.text) == normalise_answer(before.text)))
             unmoved_groups.append(sample.group_id)
-        examples.append(
-            Example(
-                sample_id=before.sample_id,
-                question=before.question,
-                answer=before.text,
-                probe_question=f"{sample.question} (mirrored picture)",
-                probe_answer=after.text,
-                wanted=sample.answers[0],
-                held=holds,
-            )
-        )
+        examples.append(example(before, after, held=holds))
     groups = [sample.group_id for _, sample in pairs]
     return result(
         tests="Do answers about sides follow when the picture is mirrored?",

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from radvqa.evaluate.metrics import accuracy
 from radvqa.evaluate.normalise import normalise_answer
-from radvqa.evaluate.probes.result import Ask, Example, ProbeResult, result
+from radvqa.evaluate.probes.result import Ask, ProbeResult, example, result
 from radvqa.sample import Prediction, VqaSample
 
 _LIST = re.compile(r"(?P<stem>[^?]*[,:]\s*)(?P<options>[^:?]*?\sor\s[^,:?]*?)\s*\?\s*")
@@ -85,22 +85,12 @@ def order(samples: Sequence[VqaSample], predictions: Sequence[Prediction], ask: 
     answers = ask([sample for _, sample, _ in pairs], False)
     groups = [sample.group_id for _, sample, _ in pairs]
     same, first, first_turned, examples = [], [], [], []
-    for (before, sample, offered), after in zip(pairs, answers, strict=True):
+    for (before, _, offered), after in zip(pairs, answers, strict=True):
         said, said_turned = normalise_answer(before.text), normalise_answer(after.text)
         same.append(float(said == said_turned))
         first.append(float(said == normalise_answer(offered.names[0])))
         first_turned.append(float(said_turned == normalise_answer(offered.names[-1])))
-        examples.append(
-            Example(
-                sample_id=before.sample_id,
-                question=before.question,
-                answer=before.text,
-                probe_question=sample.question,
-                probe_answer=after.text,
-                wanted=sample.answers[0],
-                held=said == said_turned,
-            )
-        )
+        examples.append(example(before, after, held=said == said_turned))
     shares = {
         "same_answer": same,
         "right": [accuracy(before) for before, _, _ in pairs],

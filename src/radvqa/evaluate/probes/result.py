@@ -25,6 +25,19 @@ class Example(TypedDict):
     held: bool
 
 
+def example(before: Prediction, after: Prediction, *, held: bool) -> Example:
+    """The prediction for a question of the data set beside that for the probe made from it."""
+    return Example(
+        sample_id=before.sample_id,
+        question=before.question,
+        answer=before.text,
+        probe_question=after.question,
+        probe_answer=after.text,
+        wanted=after.references[0],
+        held=held,
+    )
+
+
 class ProbeResult(TypedDict):
     """What a probe found.
 
