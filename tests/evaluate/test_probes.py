@@ -73,6 +73,10 @@ def shares(result: dict) -> dict[str, float | None]:
         ("Does this image look Abnormal?", "Does this image look normal?"),
         ("Is there no pneumothorax?", None),
         ("Are there >8 ribs shown in this image?", None),
+        ("Is the heart larger than normal?", None),
+        ("Is the heart contour a mirror image of normal?", None),
+        ("Are there normal number of kidneys?", None),
+        ("Is there more than one lesion present?", None),
         ("Are there air-fluid levels present on this film?", "Are air-fluid levels absent on this film?"),
         ("Is this a CT or an MRI?", None),
         ("Is the trachea midline?", None),
@@ -132,6 +136,22 @@ def test_mirror_swaps_sides_in_question_and_reference() -> None:
     ]
     assert result["left_out"] == {"no_side": 1, "side_is_part_of_a_name": 1}
     assert shares(result) == {"both_right": 1, "right": 1, "right_mirrored": 1, "followed": 1, "unmoved": 0}
+
+
+def test_a_question_that_names_both_sides_without_offering_them_is_swapped() -> None:
+    samples = [
+        asked(0, "Is the right hemidiaphragm higher than the left?", "Yes", image="a"),
+        asked(1, "Where is the left kidney, right or lower right?", "Lower Right", image="b"),
+        asked(2, "Is the mass in the left or right side?", "Left", image="c"),
+        asked(3, "Is the right lobe of the liver enlarged?", "Yes", image="c"),
+    ]
+    result, heard = run("mirror", samples, lambda sample, _: sample.answers[0])
+    assert [(sample.question, sample.answers[0]) for sample in heard] == [
+        ("Is the left hemidiaphragm higher than the right?", "Yes"),
+        ("Where is the right kidney, left or lower left?", "Lower Left"),
+        ("Is the mass in the left or right side?", "Right"),
+    ]
+    assert result["left_out"] == {"side_is_part_of_a_name": 1}
 
 
 def test_mirror_finds_a_model_that_does_not_look() -> None:
@@ -223,6 +243,10 @@ def test_dialogue_carries_own_errors_on() -> None:
     assert found["later_alone"] == 0
     assert found["lost"] == 0.5
     assert result["left_out"] == {"no_dialogue": 1}
+    assert result["metrics"]["lost"]["low"] < 0.5
+    bare = [replace(sample, question=right[sample.turn - 1][0]) for sample in samples[:6]]
+    assert shares(run("dialogue", bare, answer)[0]) == {**found}  # the data set need not write the history in front
+    assert run("dialogue", bare[1:], answer)[0]["left_out"] == {"earlier_turn_missing": 2}
     own = [sample.question for sample in heard if sample.image_id == "b" and "MRI" in sample.question]
     assert own == ["What is this? MRI. Which organ?", "What is this? MRI. Which organ? no idea. Where?"]
     assert "Which organ?" in [sample.question for sample in heard]

@@ -13,8 +13,13 @@ from radvqa.sample import Prediction, VqaSample
 _NEGATED = re.compile(
     r"\b(?:no|not|never|without|absent|absence|free of|lack|lacks|missing|neither|nor|or)\b", re.IGNORECASE
 )
-# Amounts and participles: "more than 8 ribs shown" is not opposed by "absent".
-_NOT_A_THING = re.compile(r"[\d<>]|\b(?:all|both|located)\b|\b(?:shown|seen|visible|given|used|noted)$", re.IGNORECASE)
+# Amounts, comparisons and participles: "more than 8 ribs shown" is not opposed by "absent".
+_NOT_A_THING = re.compile(
+    r"[\d<>]|\b(?:all|both|located|more|less|one|only|same|number of|with)\b"
+    r"|\b(?:shown|seen|visible|given|used|noted)$",
+    re.IGNORECASE,
+)
+_NOT_A_STATE = re.compile(r"\b(?:than|of|and|image|like|as) $", re.IGNORECASE)
 _OPPOSITES = {"normal": "abnormal", "abnormal": "normal", "healthy": "unhealthy", "unhealthy": "healthy"}
 _STATE = "|".join(_OPPOSITES)
 _WHERE = r"(?P<tail>(?: in (?:this|the) [^?]+)?)"
@@ -49,7 +54,7 @@ def opposite(question: str) -> str | None:
     for pattern, form in _COMPILED:
         if found := pattern.fullmatch(text):
             parts = found.groupdict()
-            if _NOT_A_THING.search(parts.get("x", "")):
+            if _NOT_A_THING.search(parts.get("x", "")) or _NOT_A_STATE.search(parts.get("head", "")):
                 return None
             made = form.format_map({**parts, "opposite": _OPPOSITES.get(parts.get("state", "").lower(), "")})
             return f"{made[0].upper()}{made[1:]}?"

@@ -13,25 +13,24 @@ from radvqa.sample import Prediction, VqaSample
 def dialogue(samples: Sequence[VqaSample], predictions: Sequence[Prediction], ask: Ask) -> ProbeResult:
     """Ask the later turns of dialogues with three histories; see ``radvqa.data.adapters.synthetic`` for their form.
 
-    The history of right answers is what the data set asks with. Errors of own answers carry over; the difference tells
-    how much.
+    Right answers in front, the model's own answers in front, nothing in front. Errors of own answers carry over; the
+    difference to right ones tells how much.
     """
     chains = _chains(samples, predictions)
     own: dict[str, list[Prediction]] = {name: [turns[0][1]] for name, turns in chains.items()}
     bare = {name: _bare_questions([sample for sample, _ in turns]) for name, turns in chains.items()}
     later = [(name, turn) for name, turns in chains.items() for turn in range(1, len(turns))]
     alone = ask([replace(chains[name][turn][0], question=bare[name][turn]) for name, turn in later], False)
+    after_right = ask([_asked(chains[name], bare[name], turn) for name, turn in later], False)
     for turn in range(1, max((len(turns) for turns in chains.values()), default=0)):
         names = [name for name, turns in chains.items() if len(turns) > turn]
         asked = []
         for name in names:
-            said = [answer.text.strip().rstrip(".") for answer in own[name]]
-            before = history(bare[name][:turn], said)
+            before = history(bare[name][:turn], [answer.text.strip().rstrip(".") for answer in own[name]])
             asked.append(replace(chains[name][turn][0], question=before + bare[name][turn]))
         for name, answer in zip(names, ask(asked, False), strict=True):
             own[name].append(answer)
     groups = [chains[name][turn][0].group_id for name, turn in later]
-    after_right = [chains[name][turn][1] for name, turn in later]
     after_own = [own[name][turn] for name, turn in later]
     examples = [
         example(right, mine, held=accuracy(right) == accuracy(mine))
@@ -41,8 +40,12 @@ def dialogue(samples: Sequence[VqaSample], predictions: Sequence[Prediction], as
     right_right, own_right = list(map(accuracy, after_right)), list(map(accuracy, after_own))
     return result(
         tests="What do errors in earlier turns of a dialogue cost?",
-        questions=2 * len(later),
-        left_out={"no_dialogue": sum(not sample.dialogue_id for sample in samples)},
+        questions=3 * len(later),
+        left_out={
+            "no_dialogue": sum(not sample.dialogue_id for sample in samples),
+            "earlier_turn_missing": sum(bool(sample.dialogue_id) for sample in samples)
+            - sum(len(turns) for turns in chains.values()),
+        },
         shares={
             "first_turn": ([accuracy(one) for one, _ in first], [group for _, group in first]),
             "later_after_right_answers": (right_right, groups),
@@ -58,7 +61,14 @@ def dialogue(samples: Sequence[VqaSample], predictions: Sequence[Prediction], as
             "lost": "paired difference of right and own history (0 is best)",
         },
         examples=examples,
+        differences=("lost",),
     )
+
+
+def _asked(turns: Sequence[tuple[VqaSample, Prediction]], bare: Sequence[str], turn: int) -> VqaSample:
+    """A later turn with the right answers to the earlier ones in front."""
+    before = history(bare[:turn], [sample.answers[0] for sample, _ in turns[:turn]])
+    return replace(turns[turn][0], question=before + bare[turn])
 
 
 def _chains(

@@ -13,7 +13,9 @@ from radvqa.sample import Prediction, VqaSample
 _PAIRS = (("left", "right"), ("lul", "rul"), ("lll", "rll"), ("luq", "ruq"), ("llq", "rlq"))
 _SWAP = {one: other for pair in _PAIRS for one, other in (pair, pair[::-1])}
 _SIDE = re.compile(rf"\b(?:{'|'.join(_SWAP)})(?=\b|sided)", re.I)
-_HEART_CHAMBER = re.compile(r"\b(?:atri|ventric)", re.I)
+_OFFERED = re.compile(r"\b(?:left|right)(?: side)?,? or (?:the )?(?:left|right)\b(?! \w+ of)", re.I)
+# Parts that carry a side in their name and keep it wherever they lie.
+_NAMED_PART = re.compile(r"\b(?:atri|ventric|hepatic|colon|flexure)|\blobes? of the liver|\bliver lobe", re.I)
 
 
 def swap_sides(text: str) -> str:
@@ -39,31 +41,22 @@ def has_side(text: str) -> bool:
 def mirror(samples: Sequence[VqaSample], predictions: Sequence[Prediction], ask: Ask) -> ProbeResult:
     """Ask questions with a side in them, or in their answer, about the mirrored picture.
 
-    Sides in the reference are exchanged. Sides in the question are exchanged too, but not where it names both ("left or
-    right?"). Chambers of heart and brain are left out: in a mirrored heart they keep their names. A mirrored picture
-    shows a patient that hardly exists, and letters burned into it are mirrored as well, so a model may also fail for
-    being cautious.
+    Sides in the reference are exchanged, and sides in the question, unless it offers them ("left or right?"). Parts
+    with a side in their name are left out (chambers of the heart, lobes of the liver, colon): they keep it. A mirrored
+    picture shows a patient that hardly exists, and letters burned into it are mirrored as well, so a model may also
+    fail for being cautious.
     """
     left_out: Counter[str] = Counter()
     pairs: list[tuple[Prediction, VqaSample]] = []
     for sample, prediction in zip(samples, predictions, strict=True):
         if not has_side(sample.question) and not any(map(has_side, sample.answers)):
             left_out["no_side"] += 1
-        elif _HEART_CHAMBER.search(" ".join((sample.question, *sample.answers))):
+        elif _NAMED_PART.search(" ".join((sample.question, *sample.answers))):
             left_out["side_is_part_of_a_name"] += 1
         else:
-            sides = {side[0].lower() for side in _SIDE.finditer(sample.question)}
-            names_both = any(_SWAP[side] in sides for side in sides)
-            pairs.append(
-                (
-                    prediction,
-                    replace(
-                        sample,
-                        question=sample.question if names_both else swap_sides(sample.question),
-                        answers=tuple(swap_sides(answer) for answer in sample.answers),
-                    ),
-                )
-            )
+            question = sample.question if _OFFERED.search(sample.question) else swap_sides(sample.question)
+            swapped = tuple(swap_sides(answer) for answer in sample.answers)
+            pairs.append((prediction, replace(sample, question=question, answers=swapped)))
     answers = ask([sample for _, sample in pairs], True)
     examples, followed, right, right_mirrored, unmoved, unmoved_groups = [], [], [], [], [], []
     for (before, sample), after in zip(pairs, answers, strict=True):

@@ -63,15 +63,19 @@ def result(
     shares: Mapping[str, tuple[Sequence[float], Sequence[str]]],
     meanings: Mapping[str, str],
     examples: Sequence[Example],
+    differences: Sequence[str] = (),
 ) -> ProbeResult:
-    """A result from scores and their group ids by metric. Scores below 0 are differences and are not cut."""
+    """A result from scores and their group ids by metric; the limits of ``differences`` may lie below 0."""
     groups = {group for _, ids in shares.values() for group in ids}
     return ProbeResult(
         tests=tests,
         questions=questions,
         groups=len(groups),
         left_out={reason: count for reason, count in sorted(left_out.items()) if count},
-        metrics={name: _estimate(scores, ids) for name, (scores, ids) in shares.items()},
+        metrics={
+            name: estimate((cluster_interval if name in differences else score_interval)(scores, ids))
+            for name, (scores, ids) in shares.items()
+        },
         meanings=dict(meanings),
         examples=spread(examples),
     )
@@ -83,9 +87,3 @@ def spread(examples: Sequence[Example]) -> list[Example]:
     held = [one for one in examples if one["held"]]
     few = min(len(held), max(EXAMPLES // 2, EXAMPLES - len(broken)))
     return broken[: EXAMPLES - few] + held[:few]
-
-
-def _estimate(scores: Sequence[float], group_ids: Sequence[str]) -> Estimate:
-    if any(score < 0 for score in scores):
-        return estimate(cluster_interval(scores, group_ids))
-    return estimate(score_interval(scores, group_ids))
