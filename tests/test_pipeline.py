@@ -19,7 +19,7 @@ from radvqa.sample import Prediction, VqaSample
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYOUTS = ("per_question", "shared_image")
-CONDITIONS = ("", "_blank", "_shuffled", "_majority", "_question_only")
+CONDITIONS = ("", "_blank", "_shuffled", "_majority", "_question_only", "_always_yes", "_always_no")
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_predictions_have_their_fields(finished):
 
 def test_the_summary_holds_all_conditions(finished):
     summary = json.loads(finished.file("summary.json").read_text())
-    assert set(summary["conditions"]) == {"model", "blank", "shuffled", "majority", "question_only"}
+    assert set(summary["conditions"]) == {"model", *(name.removeprefix("_") for name in CONDITIONS if name)}
     assert summary["layout"] == finished.recipe.model.layout
     assert (summary["dataset"], summary["split"], summary["condition"]) == ("phantom", "val", "model")
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from radvqa.data.seen import seen_pictures
+from radvqa.data.seen import seen_pictures, shared_pictures
 from radvqa.run.engine import LocalEngine
 from radvqa.sample import VqaSample
 
@@ -83,3 +83,21 @@ def test_every_training_copy_is_found_with_one_evaluated_one(tmp_path: Path) -> 
     evaluated = [saved(tmp_path / f"asked{n}.png", picture(1)) for n in range(2)]
     trained = [saved(tmp_path / f"copy{n}.bmp", picture(1)) for n in range(3)]
     assert [one[0] for one in found(trained, evaluated)] == ["copy0", "copy1", "copy2"]
+
+
+def test_all_pairs_are_found(tmp_path: Path) -> None:
+    evaluated = [saved(tmp_path / f"asked{n}.png", picture(1)) for n in range(2)]
+    evaluated.append(saved(tmp_path / "asked2.jpg", picture(1).resize((70, 80))))
+    trained = [saved(tmp_path / f"copy{n}.bmp", picture(1)) for n in range(2)]
+    pairs = [
+        (one.trained.sample_id, one.evaluated.sample_id) for one in shared_pictures(trained, evaluated, LocalEngine(1))
+    ]
+    assert sorted(pairs) == [(f"copy{n}", f"asked{m}") for n in range(2) for m in range(3)]
+
+
+def test_all_evaluated_pictures_of_one_public_id_are_found(tmp_path: Path) -> None:
+    evaluated = [saved(tmp_path / f"asked{n}.png", picture(n), image_id=f"MPX{n}_synpic7") for n in range(2)]
+    trained = [saved(tmp_path / "other.png", picture(2), image_id="synpic7")]
+    pairs = shared_pictures(trained, evaluated, LocalEngine(1))
+    assert [one.evaluated.sample_id for one in pairs] == ["asked0", "asked1"]
+    assert len(found(trained, evaluated)) == 1

@@ -87,6 +87,33 @@ def test_intraclass_correlations_of_special_tables():
         intraclass_correlations(KRIPPENDORFF)
 
 
+@pytest.mark.parametrize(
+    "table", [[[1.0, 2, 3], [3, 2, 1]], [[1, 2, 3], [2, 3, 1], [3, 1, 2]], [[0.1, 0.3], [0.3, 0.1]]]
+)
+def test_intraclass_correlations_of_equal_item_means(table):
+    found = intraclass_correlations(np.array(table))
+    k = len(table)
+    assert found.one_way_single.value == pytest.approx(-1 / (k - 1))
+    # The mean square of items, 0, is the denominator of the forms for the mean.
+    for one in (found.one_way_average, found.consistency_average, found.agreement_average):
+        assert (one.value, one.low, one.high) == (None, None, None)
+        assert "items" in one.note
+    assert found.one_way_single.high < 0
+
+
+def test_intraclass_correlations_below_minus_one_are_named():
+    # Mean squares of items 0, readers 0 and error 2: (A,1) is -2 / (2 - 2 * 2 / 3).
+    found = intraclass_correlations(np.array([[1.0, 2, 3], [3, 2, 1]])).agreement_single
+    assert found.value == pytest.approx(-3)
+    assert "below -1" in found.note
+    # Items 1/4, within 2: 1 - 8 for the mean of both.
+    table = np.array([[0.0, 2.5, 1.0], [2.0, 0.5, 2.0]])
+    average = intraclass_correlations(table).one_way_average
+    items = 2 * np.var(table.mean(axis=0), ddof=1)
+    assert average.value == pytest.approx(1 - np.var(table, axis=0, ddof=1).mean() / items)
+    assert "below -1" in average.note
+
+
 def test_intraclass_interval_holds_the_truth():
     # Variances of items 2, readers 0.5, error 1: (A,1) is 2 / 3.5, (C,1) is 2 / 3.
     rng = np.random.default_rng(0)

@@ -154,3 +154,15 @@ def test_one_image_gives_no_interval():
 def test_misuse_of_calibration_is_an_error(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_many_answers_are_drawn_less_often(monkeypatch):
+    rng = np.random.default_rng(0)
+    sure, groups = rng.random(300), rng.integers(0, 30, 300)
+    right = (rng.random(300) < sure).astype(float)
+    whole = calibration(sure, right, groups, resamples=1000, seed=0)
+    monkeypatch.setattr("radvqa.evaluate.calibration._MANY", 299)
+    assert calibration(sure, right, groups, resamples=1000, seed=0) == calibration(
+        sure, right, groups, resamples=200, seed=0
+    )
+    assert calibration(sure, right, groups, resamples=1000, seed=0) != whole

@@ -151,6 +151,59 @@ def test_other_questions_are_refused_and_counted_when_asked_for():
     assert three["samples"] == three["models"]["c"]["parts"]["all"]["samples"] == 225
 
 
+def test_other_questions_under_equal_ids_are_refused():
+    moved = [replace(one, question=f"{one.question} Really") if row in (3, 5) else one for row, one in enumerate(B)]
+    with pytest.raises(DataError, match="different questions") as caught:
+        compare({"b": moved})
+    assert "2 samples: 'q0-3', 'q1-1'" in str(caught.value)
+    spelt = [replace(B[0], question=B[0].question.upper()), replace(B[1], question=""), *B[2:]]
+    assert compare({"b": spelt})["samples"] == 240
+
+
+def regrouped(predictions, group_of):
+    return [replace(one, group_id=group_of(int(one.image_id[1:]), one)) for one in predictions]
+
+
+def test_the_coarser_groups_are_used_and_told():
+    patients = regrouped(B, lambda image, _: f"patient{image // 2}")
+    for sets in ({"a": A, "b": patients}, {"a": patients, "b": A}):
+        found = compare_models(sets, reference="a", resamples=FEW)
+        finer = "a" if sets["b"] is patients else "b"
+        assert found["groups"] == found["models"]["b"]["parts"]["all"]["groups"] == 30
+        assert (found["groups_of"], found["finer_groups"]) == ("ab".replace(finer, ""), {finer: 60})
+    renamed = compare({"b": regrouped(B, lambda image, _: f"other{image}")})
+    assert (renamed["groups"], renamed["groups_of"], renamed["finer_groups"]) == (60, "a", {})
+    crossed = regrouped(B, lambda image, one: f"x{(image + int(one.sample_id[-1])) % 60}")
+    with pytest.raises(DataError, match="do not fit together"):
+        compare({"b": crossed})
+
+
+def test_five_groups_or_fewer_can_show_no_difference():
+    ours, theirs = answers("a", 0.0, images=5), answers("b", 1.0, images=5)
+    theirs[0] = replace(theirs[0], text="wrong")
+    few = compare_models({"a": ours, "b": theirs}, reference="a", resamples=FEW)["models"]["b"]["parts"]["all"]
+    assert few["clustered_t"]["low"] > 0
+    assert (few["p_randomisation"], few["least_p"]) == (2**-4, 2**-4)
+    assert (few["verdict"], few["detectable"]) == ("too_few", None)
+    # Seven groups show it between two models, but not among four.
+    ours, theirs = answers("a", 0.0, images=7), answers("b", 1.0, images=7)
+    theirs[0] = replace(theirs[0], text="wrong")
+    for names, verdict, known in (("b", "better", True), ("bcde", "too_few", False)):
+        found = compare_models({"a": ours, **dict.fromkeys(names, theirs)}, reference="a", resamples=FEW, slices=())
+        one = found["models"]["b"]["parts"]["all"]
+        assert one["least_p"] == len(names) * 2**-6
+        assert (one["verdict"], one["detectable"] is not None) == (verdict, known)
+
+
+def test_one_differing_answer_is_no_more_the_same_than_none():
+    ours = answers("a", 1.0, images=96, each=5)
+    other = [replace(ours[0], text="wrong"), *ours[1:]]
+    for theirs in (ours, other):
+        one = compare_models({"a": ours, "b": theirs}, reference="a", resamples=FEW)["models"]["b"]["parts"]["all"]
+        assert one["verdict"] == "unclear"
+        assert one["equivalence"]["p"] > 0.05
+
+
 def test_nothing_in_common_is_refused():
     strange = [replace(one, sample_id=f"x{one.sample_id}") for one in B]
     for common in (True, False):

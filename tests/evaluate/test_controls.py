@@ -30,7 +30,9 @@ REAL = [answer(0, "Yes"), answer(1, "yes."), answer(2, "Yes"), answer(3, "No", "
 
 def test_a_model_that_never_looks_relies_on_nothing() -> None:
     found = reliance(REAL, [replace(one, text=one.text.upper()) for one in REAL], name="shuffled")
-    assert found["overall"]["score"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    score = found["overall"]["score"]
+    assert score["mean"] == 0.0
+    assert score["low"] == -score["high"] < 0.0  # other groups may differ
     assert found["overall"]["changed"]["mean"] == 0.0
 
 

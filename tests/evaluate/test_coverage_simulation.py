@@ -5,7 +5,7 @@ import pytest
 from clustered_answers import answers
 
 from radvqa.evaluate.paired import mcnemar, paired_bootstrap, paired_t, sign_flip_test
-from radvqa.evaluate.statistics import cluster_bootstrap, cluster_interval, design_effect, wilson
+from radvqa.evaluate.statistics import cluster_bootstrap, cluster_interval, design_effect, score_interval, wilson
 
 CASES = [
     (96, 0.6, 0.6),
@@ -82,6 +82,35 @@ def test_false_alarms_of_a_few_test_sets():
     assert found["flips"] == pytest.approx(0.05, abs=0.033)
     assert found["bootstrap"] == pytest.approx(0.055, abs=0.04)
     assert found["mcnemar"] > 0.1
+
+
+def coverage_near_one(accuracy, correlation, *, repeats, seed=2):
+    """Coverage of the clustered t interval (exact where nothing is wrong) and of ``score_interval``: 96 images x 11."""
+    rng = np.random.default_rng(seed)
+    images, rows = np.repeat(np.arange(96), 11), []
+    for _ in range(repeats):
+        chances = np.full(96, accuracy)
+        if correlation:
+            spread = (1 - correlation) / correlation
+            chances = rng.beta(accuracy * spread, (1 - accuracy) * spread, 96)
+        scores = (rng.random(images.size) < chances[images]).astype(float)
+        found = score_interval(scores, images)
+        t = found if scores.all() else cluster_interval(scores, images)
+        rows.append([one.low <= accuracy <= one.high for one in (t, found)])
+    return dict(zip(("t", "score"), np.mean(rows, axis=0), strict=True))
+
+
+def test_coverage_near_one_of_a_few_test_sets():
+    found = coverage_near_one(0.99, 0.3, repeats=300)
+    assert found["score"] > 0.97
+    assert found["t"] < 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("correlation", [0.0, 0.3])
+@pytest.mark.parametrize("accuracy", [0.98, 0.99, 0.995])
+def test_coverage_near_one(accuracy, correlation):
+    assert coverage_near_one(accuracy, correlation, repeats=4000)["score"] > 0.94
 
 
 @pytest.mark.slow

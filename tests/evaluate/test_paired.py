@@ -12,7 +12,7 @@ from statsmodels.stats.weightstats import DescrStatsW
 
 from radvqa.evaluate.multiplicity import benjamini_hochberg, holm
 from radvqa.evaluate.paired import equivalence, mcnemar, paired_bootstrap, paired_t, sign_flip_test
-from radvqa.evaluate.statistics import cluster_interval, standard_error
+from radvqa.evaluate.statistics import clopper_pearson, cluster_interval, standard_error
 
 
 def pairs(only_a, only_b, both=0, neither=0):
@@ -47,10 +47,17 @@ def test_paired_t_of_single_answers_is_the_ordinary_paired_t_test():
 
 def test_paired_t_without_spread():
     same, ones = [1.0, 0.0, 1.0], [0.1 + 0.2, 0.1, 0.3]
-    assert paired_t(same, same, ["a", "b", "c"]).p == 1.0
+    equal = paired_t(same, same, ["a", "b", "c"])
+    assert equal.p == 1.0
+    # Three groups that agree leave room for 1 - 0.025^(1/3) of all groups to differ.
+    assert (equal.low, equal.high) == (pytest.approx(-0.7075982), pytest.approx(0.7075982))
     shifted = paired_t([value + 0.1 for value in ones], ones, ["a", "b", "c"])
     assert math.isnan(shifted.t)
-    assert shifted.p == 0.0
+    assert shifted.p == 0.25  # as sign_flip_test: three signs
+    assert shifted.low < 0 < shifted.difference < shifted.high
+    whole = paired_t([1.0] * 6, [0.0] * 6, list("abcdef"))
+    assert (whole.p, whole.high) == (2**-5, pytest.approx(1.0))
+    assert whole.low == pytest.approx(2 * 0.025 ** (1 / 6) - 1)
     alone = paired_t([1.0, 0.0], [0.0, 0.0], ["a", "a"])
     assert alone.difference == 0.5
     assert all(math.isnan(value) for value in (alone.p, alone.low, alone.high, alone.standard_error))
@@ -123,18 +130,48 @@ def test_equivalence_is_that_of_statsmodels():
     assert (found.p, found.p_not_worse, found.p_not_better) == pytest.approx((p, below[1], above[1]), rel=1e-9)
 
 
-@given(st.floats(-0.2, 0.2), st.floats(0.001, 0.1), st.floats(2, 200), st.floats(0.01, 0.2))
-def test_equivalence_is_an_interval_within_the_margin(difference, error, df, margin):
-    found = equivalence(difference, error, df, margin)
+@given(
+    st.floats(-0.2, 0.2),
+    st.floats(0.001, 0.1),
+    st.floats(2, 200),
+    st.floats(0.01, 0.2),
+    st.sampled_from([None, 9, 400]),
+)
+def test_equivalence_is_an_interval_within_the_margin(difference, error, df, margin, groups):
+    found = equivalence(difference, error, df, margin, groups=groups)
     if min(abs(found.low + margin), abs(found.high - margin)) > 1e-9:
         assert found.equivalent == (-margin < found.low and found.high < margin)
         assert found.not_worse == (-margin < found.low)
 
 
-def test_equivalence_of_identical_runs():
-    assert equivalence(0.0, 0.0, 95, 0.02).equivalent
-    assert not equivalence(0.05, 0.0, 95, 0.02).equivalent
-    assert equivalence(0.05, 0.0, 95, 0.02).not_worse
+def test_equivalence_without_spread_needs_the_number_of_groups():
+    unknown = equivalence(0.0, 0.0, 95, 0.02)
+    assert (unknown.p, unknown.equivalent, unknown.not_worse) == (1.0, False, False)
+    assert math.isnan(unknown.low)
+    # 1 - 0.05^(1/148) is 2.004 %, 1 - 0.05^(1/149) is 1.990 %.
+    assert not equivalence(0.0, 0.0, 147, 0.02, groups=148).equivalent
+    found = equivalence(0.0, 0.0, 148, 0.02, groups=149)
+    assert found.equivalent
+    assert found.p == pytest.approx(0.98**149)
+    assert (-found.low, found.high) == pytest.approx((1 - 0.05 ** (1 / 149),) * 2)
+    assert equivalence(0.05, 0.0, 999, 0.02, groups=1000)[-2:] == (True, False)
+
+
+@pytest.mark.parametrize("groups", [96, 200, 1000])
+def test_a_difference_is_never_more_equivalent_than_none(groups):
+    highs, ps = [], []
+    for differing in range(8):
+        a = np.zeros(groups)
+        a[:differing] = 1.0
+        test = paired_t(a, np.zeros(groups), np.arange(groups))
+        found = equivalence(test.difference, test.standard_error, test.df, 0.02, groups=groups)
+        highs.append(found.high)
+        ps.append(found.p)
+        assert (found.p < 0.05) == found.equivalent == (found.high < 0.02)
+        # The exact limit for answers that stand alone.
+        assert found.high >= clopper_pearson(differing, groups, level=0.9)[1] - 0.1 / groups
+    assert highs == sorted(highs)
+    assert ps == sorted(ps)
 
 
 @pytest.mark.parametrize("size", [1, 2, 12])
@@ -160,6 +197,7 @@ def test_adjusted_p_values_by_hand():
         (lambda: sign_flip_test([1.0], [0.0], ["a", "b"], seed=0), "group id"),
         (lambda: sign_flip_test([1.0], [0.0], ["a"], draws=0, seed=0), "draws"),
         (lambda: equivalence(0.1, 0.1, 5, 0.0), "margin"),
+        (lambda: equivalence(0.1, 0.1, 5, 0.1, groups=0), "groups"),
         (lambda: holm([0.1, math.nan]), "between 0 and 1"),
     ],
 )

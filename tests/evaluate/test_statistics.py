@@ -128,6 +128,20 @@ def test_a_perfect_score_is_not_certain():
     assert score_interval([0.0] * 15, groups)[:3] == pytest.approx((0.0, 0.0, 0.5218237501049815))
 
 
+@pytest.mark.parametrize("wrong", [1, 2, 5])
+def test_a_few_errors_do_not_claim_more_than_none(wrong):
+    scores, groups = np.ones(1056), np.repeat(np.arange(96), 11)
+    perfect = score_interval(scores, groups)
+    scores[: 11 * wrong : 11] = 0.0
+    found, mirrored = score_interval(scores, groups), score_interval(1 - scores, groups)
+    assert found.low == pytest.approx(perfect.low)
+    assert found.low < wilson(1056 - wrong, 1056)[0]
+    assert mirrored.high == pytest.approx(1 - found.low)
+    # Ordinary scores keep the interval of the clustered t.
+    scores[::3] = 0.0
+    assert score_interval(scores, groups) == cluster_interval(scores, groups)
+
+
 def test_score_interval_stays_in_range():
     assert score_interval([1, 1, 1, 0], names(range(4))).high == 1.0
     assert score_interval([0, 0, 0, 1], names(range(4))).low == 0.0

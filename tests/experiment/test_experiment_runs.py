@@ -119,7 +119,10 @@ def test_the_page_of_half_an_experiment_names_what_is_missing(half: str) -> None
     assert "- long, seed 1" not in half
     assert "long against short on phantom val, all" in half
     assert "fast against short" not in half
-    assert "One seed: this is about these two trained models" in half
+    assert "over images alone, one seed. Interim: no claim. Seeds that are finished for both: 1." in half
+    assert "Cells that are not finished: short, long" in half
+    assert "every cell: interim, no claim" not in half
+    assert "interim, no claim: short, long; not measured: fast" in half
 
 
 def test_finished_cells_are_not_run_again(experiment: Experiment, finished: Path, start, commands: list[str]) -> None:
@@ -185,7 +188,9 @@ def test_further_splits_are_asked_of_every_cell(experiment: Experiment, finished
             target = run.further_predictions(transfer, condition)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(run.predictions(condition), target)
-        (target.parents[1] / "evaluation.json").write_text("{}")
+        facts = json.loads((run.folder / "evaluation.json").read_text(encoding="utf-8"))
+        (target.parents[1] / "evaluation.json").write_text(json.dumps({**facts, "split": "test"}))
+        shutil.copy(run.leaks_file(), run.leaks_file(transfer))
         return None
 
     assert run_cells(wider, only=["short"], seeds=[1], progress=Progress(quiet=True), start=start) == {}
@@ -196,8 +201,51 @@ def test_further_splits_are_asked_of_every_cell(experiment: Experiment, finished
     run_cells(wider, progress=Progress(quiet=True), start=start)
     page, contents = write_page(wider, command="")
     assert asked == ["short-s1", "long-s1", "fast-s1", "short-s2", "long-s2", "fast-s2"]
-    assert contents.comparisons("all") == 4
-    assert "effects-2.png" in page.read_text(encoding="utf-8")
+    assert {one.comparisons for one in contents.effects} == {4}
+    text = page.read_text(encoding="utf-8")
+    assert "effects-2.png" in text
+    assert "Questions under evaluate\\_on are not guarded" in text
+    assert "| short | 1, 2 | phantom test | phantom, train | pictures: 0; groups: 0; rows: 0 |" in text
+
+    # An evaluation of other questions, settings or weights is not this one.
+    run = runs[str(runs_of(wider)[0].folder)]
+    file = run.leaks_file(transfer).with_name("evaluation.json")
+    good = json.loads(file.read_text(encoding="utf-8"))
+    for change in ({"limit": 2}, {"max_new_tokens": 5}, {"seed": 9}, {"weights": "other"}, {"split": "val"}):
+        file.write_text(json.dumps(good | change), encoding="utf-8")
+        assert not run.has_answered(transfer), change
+    file.write_text("{", encoding="utf-8")
+    assert not run.has_answered(transfer)
+    file.write_text(json.dumps(good), encoding="utf-8")
+    assert run.has_answered(transfer)
+    run.further_predictions(transfer, "shuffled").unlink()
+    assert not run.has_answered(transfer)
+    run_cells(wider, progress=Progress(quiet=True), start=start)
+    assert asked[6:] == ["short-s1"]
+
+
+def test_what_is_shared_with_training_stands_on_the_page(experiment: Experiment, finished: Path) -> None:
+    run = runs_of(experiment)[0]
+    whole = run.leaks_file().read_text(encoding="utf-8")
+    facts = json.loads(whole)
+    facts["compared_with"]["phantom, train"] |= {"shared_pictures": 2, "shared_groups": 3, "same_rows": 4}
+    facts["compared_with"]["other, train"] = facts["compared_with"]["phantom, train"] | {"shared_pictures": None}
+    try:
+        run.leaks_file().write_text(json.dumps(facts), encoding="utf-8")
+        text = write_page(experiment, command="")[0].read_text(encoding="utf-8")
+        run.leaks_file().unlink()
+        without = write_page(experiment, command="")[0].read_text(encoding="utf-8")
+    finally:
+        run.leaks_file().write_text(whole, encoding="utf-8")
+    for row in (
+        "| short | 1 | phantom val | phantom, train | pictures: 2; groups: 3; rows: 4 |",
+        "| short | 1 | phantom val | other, train (not trained on) | pictures: not compared; groups: 3; rows: 4 |",
+        "| short | 2 | phantom val | phantom, train | pictures: 0; groups: 0; rows: 0 |",
+        "| long | 1, 2 | phantom val | phantom, train | pictures: 0; groups: 0; rows: 0 |",
+    ):
+        assert row in text
+    assert "| short | 1 | phantom val | n/a | not looked for" in without
+    assert "seen_pictures guards" not in text
 
 
 def test_other_questions_cannot_be_compared(experiment: Experiment, finished: Path) -> None:

@@ -349,20 +349,15 @@ def saying(vlm, text):
     ids = [*vlm.tokenizer("\n" + text, add_special_tokens=False).input_ids, vlm.tokens.eos_id]
     assert len(set(ids)) == len(ids)
     codes = functional.one_hot(torch.arange(len(ids)), 32).float()
-
-    def state_of_token(module, args, kwargs, output):
-        tokens = kwargs["input_ids"]
-        states = torch.zeros(*tokens.shape, 32)
-        for code, token in zip(codes, ids, strict=True):
-            states[tokens == token] = code
-        output.last_hidden_state = states
-        return output
-
-    weight = torch.zeros_like(vlm.base.lm_head.weight)
-    for code, following in zip(codes, ids[1:], strict=False):
-        weight[following] = code * 20
-    vlm.base.lm_head.weight = nn.Parameter(weight, requires_grad=False)
-    vlm.base.model.register_forward_hook(state_of_token, with_kwargs=True)
+    # Layers that add nothing leave the embedding as the state of its token.
+    for layer in vlm.language_model.layers:
+        for projection in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            projection.weight = nn.Parameter(torch.zeros_like(projection.weight), requires_grad=False)
+    embeddings, head = torch.zeros_like(vlm.base.lm_head.weight), torch.zeros_like(vlm.base.lm_head.weight)
+    embeddings[ids] = codes
+    head[ids[1:]] = codes[:-1] * 20
+    vlm.language_model.embed_tokens.weight = nn.Parameter(embeddings, requires_grad=False)
+    vlm.base.lm_head.weight = nn.Parameter(head, requires_grad=False)
 
 
 def test_an_answer_holds_what_was_generated_and_nothing_of_the_prompt(vlm, store, samples):

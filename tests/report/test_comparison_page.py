@@ -8,7 +8,7 @@ from html_page import Page
 
 from radvqa.evaluate.model_comparison import compare_models
 from radvqa.report.comparison import write_comparison
-from radvqa.report.comparison_wording import conclusions, coverage
+from radvqa.report.comparison_wording import conclusions, coverage, reading
 from radvqa.sample import Prediction
 
 HOSTILE = '<script>alert("1")</script>'
@@ -59,6 +59,42 @@ def test_luck_among_several_models_is_named():
     text = " ".join(conclusions(found)["b"])
     assert "Alone it would count as a difference, but 2 models were compared" in text
     assert "p = 0.030, adjusted for 2 models = 0.060" in text
+
+
+def test_the_test_that_failed_is_named_beside_an_interval_without_zero():
+    sets = {name: [replace(one, group_id=f"g{number % 5}") for number, one in enumerate(answers(name, share))]
+            for name, share in (("a", 0.2), ("b", 0.9))}  # fmt: skip
+    found = compare_models(sets, reference="a", resamples=300)
+    assert found["models"]["b"]["parts"]["all"]["clustered_t"]["low"] > 0
+    text = " ".join(conclusions(found)["b"])
+    assert text.startswith("It is not shown that b and a differ")
+    assert "The interval excludes 0, but a claim needs two tests: swapping" in text
+    assert "These are too few groups: with 5 no difference, however large, could be claimed" in text
+    assert "80 % power" not in text
+    assert "too few groups to show a difference; random swaps of groups p = 0.062" in text
+    one = found["models"]["b"]["parts"]["all"]
+    one.update(p_randomisation=0.03, p=0.03, adjusted_p=0.06, least_p=0.001, verdict="unclear")
+    assert reading(one, 0.95) == "no difference shown; adjusted p = 0.060"
+    one["clustered_t"]["low"] = -0.01
+    assert reading(one, 0.95) == "no difference shown"
+
+
+def test_parts_and_equivalence_are_told_to_stand_alone():
+    found, texts = told(a=0.2, b=0.9, c=0.95)
+    assert "By answer type, each by itself: " in texts["b"]
+    assert "adjusted for their number, each model by itself: better on modality CT" in texts["b"]
+    one = found["models"]["b"]["parts"]["all"]
+    one["verdict"] = "same"
+    assert conclusions(found)["b"][0].startswith("b and a are the same within 2 points, each model tested by itself: ")
+    one["verdict"] = "not_worse"
+    assert "is not worse than a by 2 points or more, each model tested by itself." in " ".join(conclusions(found)["b"])
+
+
+def test_finer_groups_are_told():
+    ours = answers("a", 0.5)
+    theirs = [replace(one, group_id=f"p{number // 2}") for number, one in enumerate(answers("b", 0.5))]
+    text = " ".join(coverage(compare_models({"a": ours, "b": theirs}, reference="a", resamples=300)))
+    assert "different groups: the 40 of b are used, which hold the finer ones (80 of a)." in text
 
 
 def test_equal_answers_and_one_group():

@@ -79,7 +79,7 @@ PROBE = result(
 
 
 SHARED = {
-    "samples": 900, "images": 80, "shared_pictures": 2, "questions_on_them": 9, "pictures": [f"a and b: {HOSTILE}"],
+    "kind": "trained_on", "samples": 900, "images": 80, "shared_pictures": 2, "questions_on_them": 9, "pictures": [f"a and b: {HOSTILE}"],
     "shared_groups": 0, "same_rows": 1, "rows": [], "share_of_questions_seen": 0.5, "share_of_open_answers_seen": None,
 }  # fmt: skip
 LEAKS = {"evaluated": {"samples": 64}, "compared_with": {"slake, train": SHARED}, "ancestry": {"run": "earlier"}}
@@ -204,6 +204,36 @@ def test_probes_judge_and_leaks_are_shown(text, page):
     assert page.row("leaks", "slake, train") == ["2", "9", "0", "1", "50.0", "n/a"]
     assert "Some of the test was trained on." in text
     assert page.row("leaks", "run") == ["earlier"]
+
+
+def leak_section(conditions, folder, **sets):
+    shared = {"samples": 9, "images": 8, "shared_groups": 0, "share_of_questions_seen": 0.5}
+    write_json(folder / "scores.json", scores_of(conditions))
+    write_json(folder / "leaks.json", {"compared_with": {name: {**shared, **one} for name, one in sets.items()}})
+    text = write_evaluation(folder).read_text(encoding="utf-8")
+    return " ".join(text.partition('<section id="leaks">')[2].partition("</section>")[0].split())
+
+
+def test_what_is_not_known_to_be_trained_on_is_not_claimed_to_be(tmp_path, conditions):
+    text = leak_section(conditions, tmp_path, own={"kind": "own_train", "shared_pictures": 2, "same_rows": 1})
+    assert "trained on.</strong>" not in text
+    assert "Some of the test is also in own." in text
+    assert "not known to be trained on; 9 questions" in text
+    assert "No set that the model is known to be trained on was compared" in text
+    text = leak_section(conditions, tmp_path, own={"kind": "own_train", "shared_pictures": 0, "same_rows": 0})
+    assert "No picture, group or row" in text
+    assert "does not tell what it has seen" in text
+
+
+def test_pictures_that_were_not_compared_are_not_said_to_be_apart(tmp_path, conditions):
+    large = {"kind": "trained_on", "shared_pictures": None, "same_rows": None}
+    text = leak_section(conditions, tmp_path, large=large)
+    assert "No picture" not in text
+    assert "<strong>Pictures not compared</strong> with large" in text
+    assert text.count('<td class="num">not compared</td>') == 2
+    text = leak_section(conditions, tmp_path, large=large, other={**large, "shared_pictures": 1, "same_rows": 0})
+    assert "Some of the test was trained on." in text
+    assert "<strong>Pictures not compared</strong> with large:" in text
 
 
 def test_consistency_is_shown(page, conditions):

@@ -87,7 +87,7 @@ def evaluate(
         _run_again(Path(subject), probes, as_json=as_json, quiet=quiet)
         return
     from radvqa import pipeline
-    from radvqa.pipeline.elsewhere import Asked
+    from radvqa.pipeline.elsewhere import Asked, require_questions
     from radvqa.run.folder import RunFolder
     from radvqa.run.progress import Progress
 
@@ -109,6 +109,7 @@ def evaluate(
             raise RecipeError(
                 "the embedded base has no variant of this size", where="--image-size", expected="112, 224"
             )
+        require_questions(asked)
         opened = pipeline.open_model(
             subject,
             revision=revision,
@@ -211,7 +212,8 @@ def _print(folder: Path, places: dict[str, str], *, as_json: bool) -> None:
     for name, place in places.items():
         typer.echo(f"{name}: {place}")
     typer.echo()
-    rows = [tuple(row.values()) for row in score_rows(summary)]
+    scores = score_rows(summary)
+    rows = [tuple(scores[0]), *(tuple(row.values()) for row in scores)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

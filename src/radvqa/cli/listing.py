@@ -88,11 +88,16 @@ def protocols() -> list[dict[str, str]]:
 
 
 def prompts() -> list[dict[str, str]]:
-    """Name, purpose and slots of each prompt of synthesis."""
+    """Name, use, purpose and slots of each prompt of synthesis and of the judge."""
+    from radvqa.evaluate.judge_prompt import judge_prompt_names, load_judge_prompt
     from radvqa.synth.prompt import load_prompt, prompt_names
 
     found = [load_prompt(name) for name in prompt_names()]
-    return [{"prompt": one.name, "purpose": one.purpose, "slots": ", ".join(one.slots)} for one in found]
+    judges = [load_judge_prompt(name) for name in judge_prompt_names()]
+    return [
+        *({"prompt": one.name, "for": "synth", "purpose": one.purpose, "slots": ", ".join(one.slots)} for one in found),
+        *({"prompt": one.name, "for": "judge", "purpose": one.purpose, "slots": "verdict"} for one in judges),
+    ]
 
 
 def describe_run(run: RunFolder) -> dict[str, Any]:

@@ -19,7 +19,8 @@ SHOWN_SLICES, LARGEST_P = 10, 0.05
 
 def score(
     predictions: Annotated[
-        list[Path], typer.Argument(metavar="PREDICTIONS...", help="JSON Lines, JSON, CSV, TSV or Parquet.")
+        list[Path],
+        typer.Argument(metavar="PREDICTIONS...", help="JSON Lines, JSON, CSV, TSV or Parquet; or a run's folder."),
     ],
     *,
     protocol: Annotated[
@@ -58,8 +59,10 @@ def score(
     """
     from radvqa.evaluate.prediction_files import read_gold, read_predictions
     from radvqa.evaluate.scoring import check_protocols, score_predictions
+    from radvqa.report.folder import predictions_file
 
     check_protocols(protocol)
+    predictions = [predictions_file(path) if path.is_dir() else path for path in predictions]
     if to is not None and len({path.stem for path in predictions}) < len(predictions):
         raise RecipeError("two of the files have the same name, so their folders would be the same", got=str(to))
     tags = list(dict.fromkeys(filter(None, (tag.strip() for tag in slices.split(",")))))

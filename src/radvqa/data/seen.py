@@ -35,11 +35,28 @@ def seen_pictures(
     *,
     done: Callable[[int], None] = lambda _: None,
 ) -> list[SeenPicture]:
-    """The training pictures that are evaluated ones, each with the first reason found and one sample of either side.
+    """The training pictures that are evaluated ones, each with the first evaluated one and the first reason found.
 
-    Equal means equal decoded pixels. Nearly equal is what ``duplicates.alike_pairs`` finds, on the whole picture or on
-    its largest bright part. A picture that cannot be read is compared by its id alone: decoding it will stop the run.
-    ``done`` is called with 1 after each picture.
+    See ``shared_pictures``.
+    """
+    found: dict[Path, SeenPicture] = {}
+    for one in shared_pictures(trained, evaluated, engine, done=done):
+        found.setdefault(one.trained.image, one)
+    return [found[path] for path in _first_of_each_image(trained) if path in found]
+
+
+def shared_pictures(
+    trained: Sequence[VqaSample],
+    evaluated: Sequence[VqaSample],
+    engine: Engine,
+    *,
+    done: Callable[[int], None] = lambda _: None,
+) -> list[SeenPicture]:
+    """Every pair of a training and an evaluated picture that are the same, with the first reason found.
+
+    Either side is the first sample of its picture. Equal means equal decoded pixels. Nearly equal is what
+    ``duplicates.alike_pairs`` finds, on the whole picture or on its largest bright part. A picture that cannot be read
+    is compared by its id alone: decoding it will stop the run. ``done`` is called with 1 after each picture.
     """
     first_trained = _first_of_each_image(trained)
     first_evaluated = _first_of_each_image(evaluated)
@@ -49,15 +66,16 @@ def seen_pictures(
         if isinstance(result, Fingerprint):
             prints[path] = result
         done(1)
-    found: dict[Path, SeenPicture] = {}
+    found: dict[tuple[Path, Path], SeenPicture] = {}
     matches = chain(
         _same_id(first_trained, first_evaluated),
         _same_pixels(prints, first_trained, first_evaluated),
         _nearly_same(prints, first_trained, first_evaluated),
     )
     for train, asked, how in matches:
-        found.setdefault(train, SeenPicture(trained=first_trained[train], evaluated=first_evaluated[asked], how=how))
-    return [found[path] for path in first_trained if path in found]
+        if (train, asked) not in found:
+            found[train, asked] = SeenPicture(trained=first_trained[train], evaluated=first_evaluated[asked], how=how)
+    return list(found.values())
 
 
 Samples = Mapping[Path, VqaSample]
@@ -66,14 +84,13 @@ Match = tuple[Path, Path, str]
 
 
 def _same_id(trained: Samples, evaluated: Samples) -> Iterator[Match]:
-    asked: dict[str, Path] = {}
+    asked: dict[str, list[Path]] = defaultdict(list)
     for path, sample in evaluated.items():
         for name in PUBLIC_ID.findall(sample.image_id):
-            asked.setdefault(name, path)
+            asked[name].append(path)
     for path, sample in trained.items():
         for name in PUBLIC_ID.findall(sample.image_id):
-            if name in asked:
-                yield path, asked[name], f"both are {name}"
+            yield from ((path, other, f"both are {name}") for other in asked.get(name, ()))
 
 
 def _same_pixels(prints: Mapping[Path, Fingerprint], trained: Samples, evaluated: Samples) -> Iterator[Match]:
@@ -103,10 +120,9 @@ def _classes(prints: Mapping[Path, Fingerprint]) -> list[list[Path]]:
 def _matches(
     ones: Sequence[Path], others: Sequence[Path], trained: Samples, evaluated: Samples, *, how: str
 ) -> Iterator[Match]:
-    """Every training picture among ``ones`` with the first evaluated one among ``others``."""
-    asked = next((path for path in others if path in evaluated), None)
-    if asked is not None:
-        yield from ((path, asked, how) for path in ones if path in trained)
+    """Every training picture among ``ones`` with every evaluated one among ``others``."""
+    asked = [path for path in others if path in evaluated]
+    yield from ((path, other, how) for path in ones if path in trained for other in asked)
 
 
 def _first_of_each_image(samples: Sequence[VqaSample]) -> dict[Path, VqaSample]:

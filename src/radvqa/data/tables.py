@@ -22,9 +22,11 @@ from radvqa.errors import DataError
 from radvqa.sample import Reject
 
 TABLE_SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
+UNCLOSED_QUOTE = "unclosed_quote"
 LONGEST_TEXT = 100_000
 """Characters; a longer field is a damaged file (a quotation mark that is never closed), not a question."""
 
+_MOST_DIGITS = 1_000
 _RESTORE = "fetch the file again from the data set's source, or correct it"
 _BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
 # What pyarrow raises for damaged files and for values that Python has no type for, such as a date in the year 20000.
@@ -183,7 +185,7 @@ def read_json(path: Path) -> Iterator[Row]:
 def read_json_list(path: Path) -> list[Any]:
     """The entries of a JSON list as they are. Raises ``DataError`` like ``read_json``."""
     try:
-        value = json.loads(_bytes(path))
+        value = parsed_json(_bytes(path))
     except (ValueError, RecursionError) as error:
         raise DataError(
             "file is not valid JSON", where=str(path), expected="a JSON list", got=str(error), fix=_RESTORE
@@ -193,6 +195,20 @@ def read_json_list(path: Path) -> list[Any]:
             "file is not a JSON list", where=str(path), expected="[...]", got=type(value).__name__, fix=_RESTORE
         )
     return value
+
+
+def parsed_json(content: bytes | str) -> Any:
+    """The value of JSON. A whole number of more than 1,000 digits stays text: Python refuses to read long ones.
+
+    Raises:
+        ValueError: it is no JSON.
+        RecursionError: it is nested too deeply.
+    """
+    return json.loads(content, parse_int=_whole_number)
+
+
+def _whole_number(digits: str) -> int | str:
+    return int(digits) if len(digits) <= _MOST_DIGITS else digits
 
 
 def read_json_lines(path: Path) -> Iterator[Row]:
@@ -205,7 +221,7 @@ def read_json_lines(path: Path) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = parsed_json(line)
         except (ValueError, RecursionError) as error:
             where, name = f"{path}, line {number}", _name(path, number)
             yield Row(where, name, broken=RowError("not_json", f"the line is not valid JSON: {error}"))
@@ -216,8 +232,9 @@ def read_json_lines(path: Path) -> Iterator[Row]:
 def read_csv(path: Path, *, delimiter: str = ",", columns: Sequence[str] | None = None) -> Iterator[Row]:
     """The rows of a CSV file, all values as text; ``columns`` for a file without a header line.
 
-    A row with more or fewer fields than columns is a broken row. A header line that has semicolons and no comma tells
-    that semicolons separate the values, as spreadsheet programs write them in many countries.
+    A row with more or fewer fields than columns is a broken row, and so is one with a quotation mark that is never
+    closed, which makes the rest of the file one field (``UNCLOSED_QUOTE``). A header line that has semicolons and no
+    comma tells that semicolons separate the values, as spreadsheet programs write them in many countries.
 
     Raises:
         DataError: the file is missing, cannot be read, is UTF-16 or UTF-32, or has no header or the same column twice.
@@ -227,7 +244,8 @@ def read_csv(path: Path, *, delimiter: str = ",", columns: Sequence[str] | None 
         first = next(text, "")
         delimiter = ";" if ";" in first and "," not in first else delimiter
         text = chain([first] if first else [], text)
-    lines = csv.reader(text, delimiter=delimiter)
+    ended: list[bool] = []
+    lines = csv.reader(_noting_the_end(text, ended), delimiter=delimiter)
     # A quotation mark that is never closed makes the rest of the file one field.
     csv.field_size_limit(sys.maxsize)
     header = list(columns) if columns is not None else next(_csv_rows(lines, path), (0, []))[1]
@@ -240,13 +258,18 @@ def read_csv(path: Path, *, delimiter: str = ",", columns: Sequence[str] | None 
             got=shown(header) if header else "nothing",
             fix="add or correct the first line",
         )
-    number = 0
+    number, line_before = 0, lines.line_num
     for line, values in _csv_rows(lines, path):
+        began, line_before = line_before + 1, line
         if not values:
             continue
         number += 1
         where, name = f"{path}, row {number} (line {line})", _name(path, number)
-        if len(values) != len(header):
+        # Only inside a quotation is a row whose line has ended asked for more.
+        if ended:
+            detail = f"a quotation mark in line {began} or later is never closed: all lines to {line} became one field"
+            yield Row(where, name, broken=RowError(UNCLOSED_QUOTE, detail))
+        elif len(values) != len(header):
             detail = f"the row has {len(values)} fields, the table {len(header)} columns"
             yield Row(where, name, broken=RowError("wrong_columns", detail))
         else:
@@ -329,6 +352,11 @@ def _json_row(value: Any, path: Path, number: int) -> Row:
 
 def _name(path: Path, number: int) -> str:
     return f"{path.name}:{number}"
+
+
+def _noting_the_end(text: Iterable[str], ended: list[bool]) -> Iterator[str]:
+    yield from text
+    ended.append(True)
 
 
 def _csv_rows(lines: Any, path: Path) -> Iterator[tuple[int, list[str]]]:

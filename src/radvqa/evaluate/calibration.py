@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from radvqa.evaluate.statistics import Groups, Interval, Scores, group_numbers
 
+_MANY, _DRAWS_OF_MANY = 20_000, 200
+
 Values = npt.NDArray[np.float64]
 _Number = TypeVar("_Number", np.float64, np.intp)
 
@@ -61,7 +63,8 @@ def calibration(
 ) -> Calibration:
     """Calibration and selective prediction of one set of answers; see the single functions for the definitions.
 
-    Intervals are percentiles over draws of whole groups with replacement.
+    Intervals are percentiles over draws of whole groups with replacement: over ``resamples`` of them, at most 200 for
+    more than 20,000 answers.
 
     Raises:
         ValueError: no samples, different lengths, or a value outside 0 to 1.
@@ -84,6 +87,7 @@ def calibration(
     limits = np.full((2, len(values)), np.nan)
     if groups > 1:
         rng = np.random.default_rng(seed)
+        resamples = min(resamples, _DRAWS_OF_MANY) if index.size > _MANY else resamples
         times = (np.bincount(rng.integers(0, groups, groups), minlength=groups) for _ in range(resamples))
         draws = np.array([figures(drawn[index]) for drawn in times])
         limits = np.quantile(draws, ((1 - level) / 2, (1 + level) / 2), axis=0)

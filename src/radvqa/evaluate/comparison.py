@@ -80,7 +80,8 @@ def aligned(
     """``predictions`` in the order of ``ours``, after checking that both answer the same samples.
 
     Raises:
-        DataError: other samples, a sample twice, or references that differ in more than spelling.
+        DataError: other samples, a sample twice, or references or questions (where both state one) that differ in more
+            than spelling.
     """
     where = f"condition {name!r}"
     check_unique(predictions, where=where)
@@ -105,7 +106,40 @@ def aligned(
                 got=repr(other.references),
                 fix="evaluate both on the same version of the data set",
             )
+    other_questions = [one.sample_id for one in ours if _asked_otherwise(one, by_id[one.sample_id])]
+    if other_questions:
+        first = other_questions[0]
+        raise DataError(
+            "the same sample id stands for different questions",
+            where=f"{where}, {len(other_questions)} samples: {', '.join(map(repr, other_questions[:3]))}",
+            expected=repr(next(one.question for one in ours if one.sample_id == first)),
+            got=repr(by_id[first].question),
+            fix="give both the ids of the same data set; row numbers of different files do not pair",
+        )
     return [by_id[prediction.sample_id] for prediction in ours]
+
+
+def coarsest_groups(sets: Mapping[str, Sequence[Prediction]]) -> tuple[str, dict[str, int]]:
+    """The first of those whose groups are fewest, and the number of groups of those that split them further.
+
+    Raises:
+        DataError: groups that cut across each other.
+    """
+    ids = {name: [one.group_id for one in members] for name, members in sets.items()}
+    counts = {name: len(set(found)) for name, found in ids.items()}
+    coarse = min(counts, key=lambda name: counts[name])
+    for name, found in ids.items():
+        group_of: dict[str, str] = {}
+        for fine, wide, one in zip(found, ids[coarse], sets[name], strict=True):
+            if group_of.setdefault(fine, wide) != wide:
+                raise DataError(
+                    "the groups (images, cases or patients) of the answers do not fit together",
+                    where=f"{name!r}, group {fine!r}, sample {one.sample_id!r}",
+                    expected=f"groups that lie within those of {coarse!r}: {group_of[fine]!r}",
+                    got=repr(wide),
+                    fix="give all answers the same group ids",
+                )
+    return coarse, {name: count for name, count in counts.items() if count > counts[coarse]}
 
 
 def adjust_by_holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -147,6 +181,12 @@ def _compare(
         },
         p={metric: PValue(p=None if math.isnan(p) else p, adjusted=None) for metric, (_, p) in overall.items()},
     )
+
+
+def _asked_otherwise(one: Prediction, other: Prediction) -> bool:
+    if not one.question.strip() or not other.question.strip() or one.question == other.question:
+        return False
+    return normalise_answer(one.question) != normalise_answer(other.question)
 
 
 def _spelt(prediction: Prediction) -> tuple[str, ...]:

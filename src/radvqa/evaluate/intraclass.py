@@ -32,7 +32,8 @@ def intraclass_correlations(
     """All six intraclass correlations with their F intervals; every reader measures every item.
 
     Source: McGraw and Wong, Psychol. Methods 1996, table 4 for the values and table 7 for the limits. Undefined where
-    nothing varies.
+    nothing varies, and for the mean of all ratings where these differ no more between items than by chance (the
+    denominator is not positive). Estimates may lie below -1.
 
     Raises:
         ValueError: fewer than two readers or items, or a rating that is missing.
@@ -45,6 +46,11 @@ def intraclass_correlations(
     ms_reader = n * float(((readers - grand) ** 2).sum()) / (k - 1)
     ms_error = float(((ratings - items - readers[:, None] + grand) ** 2).sum()) / ((n - 1) * (k - 1))
     ms_within = float(((ratings - items) ** 2).sum()) / (n * (k - 1))
+    # Of equal means only their rounding is left.
+    rounding = 1e-12 * max(ms_item, ms_reader, ms_error, ms_within)
+    ms_item, ms_reader, ms_error, ms_within = (
+        0.0 if one <= rounding else one for one in (ms_item, ms_reader, ms_error, ms_within)
+    )
     tail = (1 + level) / 2
 
     def one_way(within: float, df: int) -> tuple[float, float, float]:
@@ -78,14 +84,27 @@ def intraclass_correlations(
         return value, low, high
 
     single = (one_way(ms_within, n * (k - 1)), agreement(), one_way(ms_error, (n - 1) * (k - 1)))
-    # Of the mean of k ratings, by Spearman and Brown.
-    average = tuple(tuple(k * rho / (1 + (k - 1) * rho) for rho in found) for found in single)
-    return IntraclassCorrelations(*(_coefficient(*found) for found in (*single, *average)))
+    average = tuple(_coefficient(*(_of_mean(rho, k) for rho in found), of_mean=found[0]) for found in single)
+    return IntraclassCorrelations(*(_coefficient(*found) for found in single), *average)
 
 
-def _coefficient(value: float, low: float, high: float) -> Coefficient:
+def _of_mean(rho: float, k: int) -> float:
+    """Of the mean of ``k`` ratings, by Spearman and Brown; NaN where the variance of that mean is not positive.
+
+    The denominator is, up to a positive factor, that of table 4: the mean square of items for (1,k) and (C,k), that
+    plus (readers - error) / items for (A,k).
+    """
+    denominator = 1 + (k - 1) * rho
+    return k * rho / denominator if denominator > 1e-12 else math.nan
+
+
+def _coefficient(value: float, low: float, high: float, *, of_mean: float = math.nan) -> Coefficient:
+    """``of_mean``: the coefficient of one rating that this one of the mean is made from."""
     if math.isnan(value):
-        return Coefficient(value=None, low=None, high=None, note="nothing varies")
+        note = "nothing varies" if math.isnan(of_mean) else "the means of the items do not vary, readers aside"
+        return Coefficient(value=None, low=None, high=None, note=note)
+    note = "below -1: items differ less than by chance" if value < -1 else ""
     if math.isnan(low) or math.isnan(high):
-        return Coefficient(value=value, low=None, high=None, note="no error was seen, so there is no interval")
-    return Coefficient(value=value, low=low, high=high)
+        return Coefficient(value=value, low=None, high=None, note=note or "there is no interval: no error was seen, or "
+                           "items differ too little")  # fmt: skip
+    return Coefficient(value=value, low=low, high=high, note=note)

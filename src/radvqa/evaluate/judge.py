@@ -9,13 +9,9 @@
 """
 
 import dataclasses
-import hashlib
-import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +22,8 @@ from radvqa.evaluate.agreement import cohen_kappa, two_reader_ac1
 from radvqa.evaluate.judge_prompt import SCHEMA, JudgePrompt, Order, verdict_of
 from radvqa.evaluate.metrics import accuracy
 from radvqa.evaluate.statistics import score_interval
-from radvqa.llm import ModelIdentity, Reply, Request, TextModel
+from radvqa.llm import ModelIdentity, Request, TextModel
+from radvqa.llm.asking import ask, has_reply, request_key
 from radvqa.records import write_json, write_records
 from radvqa.run.journal import Journal
 from radvqa.run.progress import Progress
@@ -97,7 +94,7 @@ def judge(
     plans = [_plan(prediction, prompt, identity, repeats=repeats, swap=swap) for prediction in predictions]
     with Journal(folder / REPLIES) as journal:
         requests = {request.key: request for plan in plans for order in plan for request in order}
-        _ask(requests, model, journal, progress=progress)
+        ask(requests.values(), model, journal, what="verdicts", total=len(requests), dated=True, progress=progress)
         judgements = [
             _judgement(prediction, plan, journal, scorer=right)
             for prediction, plan, right in zip(predictions, plans, scorer, strict=True)
@@ -135,40 +132,11 @@ def _plan(prediction: Prediction, prompt: JudgePrompt, identity: ModelIdentity, 
 
     def request(order: Order, repeat: int) -> Request:
         messages = prompt.messages(prediction.question, prediction.references, prediction.text, order=order)
-        # All that the reply depends on, and which repeat it is.
-        content = {
-            "messages": [dataclasses.asdict(message) for message in messages],
-            "schema": SCHEMA,
-            "backend": identity.backend,
-            "model": identity.name,
-            "weights": identity.digest,
-            "sampling": dataclasses.asdict(identity.sampling),
-            "repeat": repeat,
-        }
-        key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        return Request(key=key, messages=messages, schema=SCHEMA)
+        unnamed = Request(key="", messages=messages, schema=SCHEMA)
+        return dataclasses.replace(unnamed, key=request_key(unnamed, identity, repeat=repeat))
 
     swapped = (request("candidate_first", 0),) if swap else ()
     return _Plan(tuple(request("reference_first", repeat) for repeat in range(repeats)), swapped)
-
-
-def _ask(requests: Mapping[str, Request], model: TextModel, journal: Journal, *, progress: Progress) -> None:
-    """Ask for everything that the journal has no reply to, and put every outcome into it as it comes."""
-    waiting = [request for key, request in requests.items() if not _has_reply(journal, key)]
-    done = len(requests) - len(waiting)
-    with (
-        progress.track("verdicts", len(requests), done=done, unit="requests") as tick,
-        closing(model.complete(waiting)) as outcomes,
-    ):
-        for outcome in outcomes:
-            kind = "reply" if isinstance(outcome, Reply) else "failure"
-            date = datetime.now(UTC).isoformat(timespec="seconds")
-            journal.append(outcome.key, {"kind": kind, "date": date, **dataclasses.asdict(outcome)})
-            tick(1)
-
-
-def _has_reply(journal: Journal, key: str) -> bool:
-    return key in journal and journal[key]["kind"] == "reply"
 
 
 def _judgement(prediction: Prediction, plan: _Plan, journal: Journal, *, scorer: bool) -> Judgement:
@@ -185,7 +153,7 @@ def _judgement(prediction: Prediction, plan: _Plan, journal: Journal, *, scorer:
 
 
 def _verdict(journal: Journal, key: str) -> str:
-    if not _has_reply(journal, key):
+    if not has_reply(journal, key):
         return NO_REPLY
     reply = journal[key]
     return (verdict_of(reply["text"]) if reply["finished"] else None) or UNPARSABLE
@@ -193,7 +161,7 @@ def _verdict(journal: Journal, key: str) -> str:
 
 def _told(identity: ModelIdentity, keys: Iterable[str], journal: Journal) -> dict[str, Any]:
     """Who judged, and from when to when."""
-    dates = sorted(journal[key]["date"] for key in keys if _has_reply(journal, key))
+    dates = sorted(journal[key]["date"] for key in keys if has_reply(journal, key))
     return {
         **dataclasses.asdict(identity),
         "first_reply": dates[0] if dates else None,

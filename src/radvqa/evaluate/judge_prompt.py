@@ -30,6 +30,7 @@ _PARTS = re.compile(
     r"# Reference\n(?P<reference>.*?)\n# Candidate\n(?P<candidate>.*?)\n# User\n(?P<user>.*)\Z",
     re.DOTALL,
 )
+_PURPOSE = re.compile(r"^purpose: (.+)$", re.MULTILINE)
 _PLACEHOLDER = re.compile(r"\{(text|question|answers)\}")
 # What chat templates take for the begin or end of a turn: "<|im_end|>", "</s>", "<start_of_turn>", "[INST]".
 _TURN_MARK = re.compile(r"<(?=[|/a-zA-Z_\uff5c])|\[(?=/?[A-Z_]+\])")
@@ -40,6 +41,7 @@ class JudgePrompt:
     """A prompt as its file states it. ``name`` is ``id@version``, ``digest`` the SHA-256 of the file."""
 
     name: str
+    purpose: str
     digest: str
     system: str
     reference: str
@@ -105,7 +107,8 @@ def judge_prompt_names() -> tuple[str, ...]:
 
 
 def _parsed(content: bytes, *, where: str) -> JudgePrompt:
-    parts = _PARTS.match(content.decode("utf-8", errors="replace").replace("\r\n", "\n"))
+    text = content.decode("utf-8", errors="replace").replace("\r\n", "\n")
+    parts = _PARTS.match(text)
     if parts is None:
         raise RecipeError(
             "this is no prompt of a judge",
@@ -124,8 +127,10 @@ def _parsed(content: bytes, *, where: str) -> JudgePrompt:
                 expected=" and ".join(f"{{{one}}}" for one in sorted(wanted)),
                 got=", ".join(f"{{{one}}}" for one in found) or "none",
             )
+    purpose = _PURPOSE.search(text, 0, parts.start("system"))
     return JudgePrompt(
         name=f"{parts['id']}@{parts['version']}",
+        purpose="" if purpose is None else purpose[1].strip(),
         digest=hashlib.sha256(content).hexdigest(),
         system=parts["system"].strip(),
         reference=parts["reference"].strip(),

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from radvqa.errors import DataError
-from radvqa.evaluate.comparison import adjust_by_holm, aligned, reference_of
+from radvqa.evaluate.comparison import adjust_by_holm, aligned, coarsest_groups, reference_of
 from radvqa.evaluate.metrics import HEADLINE, METRICS, score_answer
 from radvqa.evaluate.paired import PairedT, equivalence, mcnemar, paired_t, sign_flip_test
 from radvqa.evaluate.power import minimal_detectable_effect
@@ -20,8 +20,9 @@ from radvqa.evaluate.statistics import bootstrap_means, group_sums, percentile_l
 from radvqa.evaluate.summary import NOT_STATED, rows_by
 from radvqa.sample import Prediction
 
-Verdict = Literal["better", "worse", "same", "not_worse", "unclear", "undefined"]
-"""What may be claimed: ``same`` and ``not_worse`` are within the margin; ``undefined`` for fewer than two groups."""
+Verdict = Literal["better", "worse", "same", "not_worse", "unclear", "too_few", "undefined"]
+"""What may be claimed: ``same`` and ``not_worse`` are within the margin; ``too_few`` groups could not show a difference
+however large; ``undefined`` for fewer than two groups."""
 
 SLICES = ("modality", "organ", "content_type")
 _RIGHT_OR_WRONG = ("accuracy", "exact_match")
@@ -59,8 +60,10 @@ class Paired(TypedDict):
 
     ``clustered_t`` and ``bootstrap``: limits of the difference, groups as the unit. ``mcnemar``: None for a metric that
     is not right or wrong. ``p``: the larger one of ``p_t`` (clustered t) and ``p_randomisation`` (signs flipped by
-    group), so that a claim needs both; ``adjusted_p`` by Holm. ``detectable``: the smallest true difference that these
-    questions would have shown with 80 % probability. None where undefined (fewer than two groups, no spread).
+    group), so that a claim needs both; ``adjusted_p`` by Holm. ``least_p``: the smallest ``adjusted_p`` that so few
+    groups allow, since flipping G signs gives 2^(1 - G) at best. ``detectable``: the smallest true difference that
+    these questions would have shown with 80 % probability. None where undefined (fewer than two groups, no spread, or
+    a ``least_p`` that allows no claim).
     """
 
     samples: int
@@ -75,6 +78,7 @@ class Paired(TypedDict):
     p_randomisation: float | None
     p: float | None
     adjusted_p: float | None
+    least_p: float | None
     detectable: float | None
     equivalence: EquivalenceTest
     verdict: Verdict
@@ -97,7 +101,10 @@ class ModelComparison(TypedDict):
 
 
 class PairedComparisons(TypedDict):
-    """What ``radvqa compare`` tells. Holm's adjustment is over the models in ``parts``, over a model's ``slices``."""
+    """What ``radvqa compare`` tells. Holm's adjustment is over the models in ``parts``, over a model's ``slices``.
+
+    ``groups_of``: whose groups are used, the coarsest; ``finer_groups``: how many groups those have that split them.
+    """
 
     reference: str
     metric: str
@@ -105,6 +112,8 @@ class PairedComparisons(TypedDict):
     margin: float
     samples: int
     groups: int
+    groups_of: str
+    finer_groups: dict[str, int]
     unanswered: int
     models: dict[str, ModelComparison]
 
@@ -123,7 +132,8 @@ def compare_models(
 ) -> PairedComparisons:
     """Each model beside the reference on the same questions: differences, intervals, tests, power, equivalence.
 
-    Samples are paired by ``sample_id``; answer types, groups and tags are those of the reference.
+    Samples are paired by ``sample_id``; answer types and tags are those of the reference. Groups are those of the
+    reference too, or of the one whose groups hold all others' whole.
 
     Args:
         predictions_by_name: at least two sets of predictions.
@@ -138,7 +148,7 @@ def compare_models(
 
     Raises:
         DataError: no such reference, nothing to compare it with, a sample twice, other questions (without ``common``),
-            no question in common, or other reference answers.
+            no question in common, other reference answers or question texts, or groups that cut across each other.
         ValueError: an unknown metric, or a margin or level outside (0, 1).
     """
     if metric not in METRICS or not 0 < margin < 1:
@@ -166,12 +176,15 @@ def compare_models(
         )
         for name in others
     }
+    groups_of, finer = coarsest_groups({reference: kept, **theirs})
+    groups = [one.group_id for one in (kept if groups_of == reference else theirs[groups_of])]
     parts = [("all", list(range(len(kept)))), *rows_by(kept, lambda one: one.answer_type)]
     tags = [tag for tag in dict.fromkeys(slices) if any(tag in one.tags for one in kept)]
     sliced = [(tag, value, rows) for tag in tags for value, rows in rows_by(kept, _tag_of(tag))]
     found = _paired(
         kept,
         theirs,
+        groups,
         [rows for _, rows in parts] + [rows for _, _, rows in sliced],
         metric=metric,
         margin=margin,
@@ -191,7 +204,9 @@ def compare_models(
         level=level,
         margin=margin,
         samples=len(kept),
-        groups=len({one.group_id for one in kept}),
+        groups=len(set(groups)),
+        groups_of=groups_of,
+        finer_groups=finer,
         unanswered=sum(one.missing for one in kept),
         models={
             name: ModelComparison(
@@ -210,6 +225,7 @@ def compare_models(
 def _paired(
     ours: Sequence[Prediction],
     theirs: Mapping[str, Sequence[Prediction]],
+    group_ids: Sequence[str],
     slices: Sequence[Sequence[int]],
     *,
     metric: str,
@@ -219,7 +235,7 @@ def _paired(
     seed: int,
 ) -> list[dict[str, Paired]]:
     """Each slice by model. All slices and models share the draws of one bootstrap."""
-    groups = np.array([one.group_id for one in ours])
+    groups = np.array(group_ids)
     base = _scores(ours, metric)
     scores = {name: _scores(members, metric) for name, members in theirs.items()}
     columns = np.full((len(ours), len(slices) * len(scores)), np.nan)
@@ -265,7 +281,7 @@ def _one(
     p_randomisation = sign_flip_test(values, base, groups, draws=draws, seed=seed) if defined else math.nan
     counts = mcnemar(base, values) if right_or_wrong else None
     detectable = None
-    if defined and test.standard_error > 0:
+    if not math.isnan(test.t):
         detectable = minimal_detectable_effect(test.standard_error, level=level, df=test.df)
     return Paired(
         samples=test.samples,
@@ -284,6 +300,7 @@ def _one(
         p_randomisation=_or_none(p_randomisation),
         p=max(test.p, p_randomisation) if defined else None,
         adjusted_p=None,
+        least_p=None,
         detectable=detectable,
         equivalence=_equivalence(test, margin=margin, alpha=1 - level),
         verdict="undefined",
@@ -291,18 +308,10 @@ def _one(
 
 
 def _equivalence(test: PairedT, *, margin: float, alpha: float) -> EquivalenceTest:
-    """Whether the difference is within the margin.
-
-    Where no group differs there is no spread to test with; then the share of groups that may differ all the same is
-    below 1 - alpha^(1 / groups) (Clopper and Pearson, Biometrika 1934), and the margin must hold that.
-    """
+    """Whether the difference is within the margin."""
     if test.groups < 2:
         return EquivalenceTest(margin=margin, p=None, low=None, high=None, not_worse=False, equivalent=False)
-    if test.standard_error == 0 and test.difference == 0:
-        unseen = float(1 - alpha ** (1 / test.groups))
-        p, within = float((1 - margin) ** test.groups), unseen < margin
-        return EquivalenceTest(margin=margin, p=p, low=-unseen, high=unseen, not_worse=within, equivalent=within)
-    found = equivalence(test.difference, test.standard_error, test.df, margin, alpha=alpha)
+    found = equivalence(test.difference, test.standard_error, test.df, margin, alpha=alpha, groups=test.groups)
     return EquivalenceTest(
         margin=margin,
         p=found.p,
@@ -315,19 +324,24 @@ def _equivalence(test: PairedT, *, margin: float, alpha: float) -> EquivalenceTe
 
 def _judge(family: Sequence[Paired], *, level: float) -> None:
     """Adjust the p values of one family of comparisons, and say of each what may be claimed."""
-    for one, adjusted in zip(family, adjust_by_holm([one["p"] for one in family]), strict=True):
-        one["adjusted_p"] = adjusted
+    adjusted = adjust_by_holm([one["p"] for one in family])
+    least = adjust_by_holm([None if one["p"] is None else 2.0 ** (1 - one["groups"]) for one in family])
+    for one, one["adjusted_p"], one["least_p"] in zip(family, adjusted, least, strict=True):
+        if one["least_p"] is None or one["least_p"] >= 1 - level:
+            one["detectable"] = None
         one["verdict"] = _verdict(one, alpha=1 - level)
 
 
 def _verdict(one: Paired, *, alpha: float) -> Verdict:
-    if one["adjusted_p"] is None:
+    if one["adjusted_p"] is None or one["least_p"] is None:
         return "undefined"
     if one["adjusted_p"] < alpha:
         return "better" if one["difference"] > 0 else "worse"
     if one["equivalence"]["equivalent"]:
         return "same"
-    return "not_worse" if one["equivalence"]["not_worse"] else "unclear"
+    if one["equivalence"]["not_worse"]:
+        return "not_worse"
+    return "too_few" if one["least_p"] >= alpha else "unclear"
 
 
 def _scores(predictions: Sequence[Prediction], metric: str) -> Float[np.ndarray, " samples"]:

@@ -33,7 +33,11 @@ class TestMean:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TestDifference:
-    """Mean of test ``first`` minus that of ``second`` (numbers from 0), with its two-sided p value."""
+    """Mean of test ``first`` minus that of ``second`` (numbers from 0), with its two-sided p value.
+
+    Where neither readers nor cases differ the standard error is 0, the limits have no width and p is 0 or 1: that is no
+    evidence, only too little data to see any spread.
+    """
 
     __test__ = False
 
@@ -170,7 +174,8 @@ def analyse(
 
     Mean squares of two or three readers may come out far too small by chance. ``floor_at_cases`` takes MS(TR) as at
     least Var - Cov1 - Cov2 + Cov3 (and MS(R) within a test as at least Var - Cov2), what cases alone must bring: no
-    result is then surer than one for these very readers. This is ours and no part of the published analysis.
+    error is then below that for these very readers. This is ours and no part of the published analysis. Two readers
+    stay too few for a claim about others: see the false alarms in docs/statistics.md.
 
     Raises:
         ValueError: fewer than two tests or readers, or covariances of another shape.

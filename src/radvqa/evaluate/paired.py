@@ -9,9 +9,18 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
+from scipy import optimize, special, stats
 
-from radvqa.evaluate.statistics import Groups, Interval, Scores, cluster_bootstrap, group_numbers, standard_error
+from radvqa.evaluate.statistics import (
+    Groups,
+    Interval,
+    Scores,
+    cluster_bootstrap,
+    group_numbers,
+    least_share_alike,
+    standard_error,
+    without_spread,
+)
 
 _CELLS = 2_000_000  # groups x draws held in memory at once
 
@@ -19,8 +28,9 @@ _CELLS = 2_000_000  # groups x draws held in memory at once
 class PairedT(NamedTuple):
     """Mean of a - b, its cluster-robust standard error, t with ``df`` = groups - 1, two-sided p and the interval.
 
-    Without any spread of the differences ``t`` is NaN, and p is 1 where they are all 0, else 0. With fewer than two
-    groups all but the difference is NaN.
+    Where the groups do not differ there is no spread to test with, and ``t`` is NaN. p is then that of flipping signs
+    by group: 1 where there is no difference, else 2^(1 - groups). The limits let the groups that may be otherwise all
+    the same (see ``score_interval``) differ by 1, either way. With fewer than two groups all but the difference is NaN.
     """
 
     difference: float
@@ -48,7 +58,8 @@ class Equivalence(NamedTuple):
     """Two one-sided tests against a margin, and the interval that decides them, 1 - 2 alpha wide.
 
     ``p_not_worse`` tests "worse by the margin or more", ``p_not_better`` the other side; ``p`` is the larger one.
-    ``not_worse`` and ``equivalent`` say whether ``p_not_worse`` and ``p`` are below alpha.
+    ``not_worse`` and ``equivalent`` say whether ``p_not_worse`` and ``p`` are below alpha. The limits are NaN where
+    they are not known.
     """
 
     p_not_worse: float
@@ -63,6 +74,8 @@ class Equivalence(NamedTuple):
 def paired_t(a: Scores, b: Scores, group_ids: Groups, *, level: float = 0.95) -> PairedT:
     """The clustered paired t test and interval of ``a - b``; the standard error is that of ``cluster_interval``.
 
+    Scores go from 0 to 1.
+
     Raises:
         ValueError: different lengths, a score that is not finite, or a level outside (0, 1).
     """
@@ -72,13 +85,17 @@ def paired_t(a: Scores, b: Scores, group_ids: Groups, *, level: float = 0.95) ->
     _, groups = group_numbers(group_ids)
     error = standard_error(differences, group_ids)
     mean = float(differences.mean()) if differences.size else math.nan
-    df, half, t = groups - 1, math.nan, math.nan
-    p = math.nan
-    if groups > 1:
-        half = float(special.stdtrit(df, (1 + level) / 2)) * error
-        # Equal differences leave rounding in the standard error, no spread.
-        t = mean / error if error > 1e-12 * max(abs(mean), 1e-300) else math.nan
-        p = float(2 * special.stdtr(df, -abs(t))) if not math.isnan(t) else float(mean == 0)
+    df = groups - 1
+    if groups < 2:
+        return PairedT(mean, error, math.nan, df, math.nan, math.nan, math.nan, groups, differences.size)
+    if without_spread(error, mean):
+        alike = least_share_alike(groups, level=level)
+        p = 1.0 if mean == 0 else 2.0 ** (1 - groups)
+        low, high = alike * mean - (1 - alike), alike * mean + (1 - alike)
+        return PairedT(mean, error, math.nan, df, p, low, high, groups, differences.size)
+    half = float(special.stdtrit(df, (1 + level) / 2)) * error
+    t = mean / error
+    p = float(2 * special.stdtr(df, -abs(t)))
     return PairedT(mean, error, t, df, p, mean - half, mean + half, groups, differences.size)
 
 
@@ -152,28 +169,50 @@ def sign_flip_test(a: Scores, b: Scores, group_ids: Groups, *, draws: int = 10_0
 
 
 def equivalence(
-    difference: float, standard_error: float, df: float, margin: float, *, alpha: float = 0.05
+    difference: float,
+    standard_error: float,
+    df: float,
+    margin: float,
+    *,
+    alpha: float = 0.05,
+    groups: int | None = None,
 ) -> Equivalence:
     """Whether ``difference`` is smaller than ``margin`` either way: two one-sided tests (Schuirmann, 1987).
 
     "Not significantly different" is no proof of sameness; this is. Both sides are t tests with ``df`` degrees of
     freedom (infinity for normal ones).
 
+    The t test trusts the spread that was seen, which is too small where few groups differ and 0 where none does. With
+    ``groups`` (how many there are; scores from 0 to 1) both limits therefore lie 1 - alpha^(1 / groups) further out:
+    so many groups may differ by a whole point though none of those seen does (Clopper and Pearson, Biometrika 1934).
+    Without ``groups``, nothing is shown where there is no spread.
+
     Raises:
-        ValueError: a margin that is not positive, or a negative standard error.
+        ValueError: a margin that is not positive, a negative standard error, or fewer than one group.
     """
-    if not margin > 0 or standard_error < 0:
-        raise ValueError("the margin must be positive and the standard error not negative")
-    if standard_error == 0:
-        not_worse, not_better = float(difference <= -margin), float(difference >= margin)
-        half = 0.0
-    else:
-        not_worse = float(stats.t.sf((difference + margin) / standard_error, df))
-        not_better = float(stats.t.cdf((difference - margin) / standard_error, df))
-        half = float(stats.t.ppf(1 - alpha, df)) * standard_error
-    p = max(not_worse, not_better)
+    if not margin > 0 or standard_error < 0 or (groups is not None and groups < 1):
+        raise ValueError("the margin must be positive, the standard error not negative, and groups at least 1")
+    flat = without_spread(standard_error, difference)
+    if groups is None and flat:
+        return Equivalence(1.0, 1.0, 1.0, math.nan, math.nan, not_worse=False, equivalent=False)
+
+    def half(log_alpha: float) -> float:
+        spread = 0.0 if flat else float(stats.t.isf(math.exp(log_alpha), df)) * standard_error
+        return spread + (0.0 if groups is None else -math.expm1(log_alpha / groups))
+
+    def p_of(room: float) -> float:
+        """The level at which a limit comes to lie on the margin, ``room`` away."""
+        if groups is None:
+            return float(stats.t.sf(room / standard_error, df))
+        most, least = math.log1p(-1e-15), -700.0
+        if half(most) >= room:
+            return 1.0
+        return math.exp(optimize.brentq(lambda x: half(x) - room, least, most)) if half(least) > room else 0.0
+
+    not_worse, not_better = p_of(margin + difference), p_of(margin - difference)
+    p, width = max(not_worse, not_better), half(math.log(alpha))
     return Equivalence(
-        not_worse, not_better, p, difference - half, difference + half, not_worse < alpha, bool(p < alpha)
+        not_worse, not_better, p, difference - width, difference + width, not_worse < alpha, bool(p < alpha)
     )
 
 

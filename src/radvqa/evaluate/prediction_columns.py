@@ -102,7 +102,7 @@ def fields_of(
             raise _unclear(f"there is no column {column!r} for {field}", columns, path)
     free = [column for column in columns if column not in given.values()]
     taken = dict(given)
-    own = {"text", "references"} if {"sample_id", "references", "text"} <= set(columns) else set()
+    own = {"text", "references"} if _is_our_form(columns) else set()
     for field in (*_OWN_ONLY, *own):
         if field in free:
             taken.setdefault(field, field)
@@ -126,20 +126,41 @@ def _take_answers(
     """Add the columns of the answers (unless the file is gold) and of the references."""
     texts = [] if gold or "text" in taken else _fitting(free, _ANSWERS)
     references = [] if "references" in taken else _fitting(free, _REFERENCES)
+    either = _fitting(free, _REFERENCES_IF_ALONE)  # "answer" may be the model's or the reference
     if not gold and "text" not in taken:
         if not texts:
-            answers = _fitting(free, _ANSWERS_IF_ALONE)
-            others = [name for name in _fitting(free, _REFERENCES_IF_ALONE) if name not in answers]
-            texts = answers if references or others or "references" in taken or not needs_gold else []
+            answers = [name for name in either if _bare(name.rpartition(".")[2]) in _ANSWERS_IF_ALONE]
+            if answers and (references or "references" in taken or not needs_gold or len(either) > 1):
+                texts = either
+        elif len(texts) == 1 and _bare(texts[0]) == "text" and not references and "references" not in taken:
+            texts += either  # "text" may be a caption
         if len(texts) != 1:
             raise _unclear(_none_or_several(texts, "the model's answers", "text"), columns, path)
         taken["text"] = texts[0]
     if "references" not in taken:
-        references = references or [name for name in _fitting(free, _REFERENCES_IF_ALONE) if name != taken.get("text")]
-        if needs_gold and len(references) != 1:
+        either = [name for name in either if name != taken.get("text")]
+        # "doc.answer" inside an object is no rival of a column beside it.
+        rivals = [name for name in either if references and name.count(".") <= references[0].count(".")]
+        references = references + rivals if references else either
+        if len(references) != 1 and (needs_gold or rivals):
             raise _unclear(_none_or_several(references, "the reference answers", "references"), columns, path)
         if len(references) == 1:
             taken["references"] = references[0]
+
+
+def _is_our_form(columns: Sequence[str]) -> bool:
+    """Whether ``text`` and ``references`` are what they are in our own records: nothing else could be either."""
+    rivals = [*_fitting(columns, _ANSWERS), *_fitting(columns, _REFERENCES)]
+    return "sample_id" in columns and sorted(rivals) == ["references", "text"]
+
+
+def own_id(row: Mapping[str, Any]) -> Any:
+    """The id that a row itself states under a well-known name, None if it states none; a mere number is none."""
+    for level in _OTHERS["sample_id"][:-1]:
+        for name in _fitting(list(row), level):
+            if row[name] not in (None, ""):
+                return row[name]
+    return None
 
 
 def _names(row: Mapping[str, Any], *, depth: int) -> Iterator[str]:

@@ -6,12 +6,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from radvqa.data.tables import TABLE_SUFFIXES, Row, RowError, read_json_lines, read_table, shown
+from radvqa.data.tables import (
+    TABLE_SUFFIXES,
+    UNCLOSED_QUOTE,
+    Row,
+    RowError,
+    parsed_json,
+    read_json_lines,
+    read_table,
+    shown,
+)
 from radvqa.errors import DataError
-from radvqa.evaluate.prediction_columns import check_fields, columns_in, fields_of, value_at
+from radvqa.evaluate.prediction_columns import check_fields, columns_in, fields_of, own_id, value_at
 from radvqa.evaluate.prediction_rows import PredictionReader, plain_text
 from radvqa.sample import Prediction, Reject
 
+_GAPS = ("nan", "NaN", "NULL", "NA", "null", "<NA>")
 LARGEST_FILE = 2_000_000_000
 """Bytes. A file of predictions has some hundred bytes a question."""
 
@@ -85,7 +95,10 @@ def _read(
     fields = fields_of(names, path, given=given, tags=tags, gold=gold, needs_gold=needs_gold) if usable else {}
     for column in only or {}:
         if not any(value_at(values, column) is not None for values in usable):
-            raise DataError("no row has this column", where=str(path), got=column, expected=", ".join(names)[:600])
+            raise DataError(
+                "no row has this column", where=str(path), got=column, expected=", ".join(names)[:600],
+                fix="correct --gold-only COLUMN=VALUE",
+            )  # fmt: skip
     reader = PredictionReader(fields, gold=gold, needs_references=needs_gold)
     predictions: dict[str, Prediction] = {}
     rejects = []
@@ -107,6 +120,17 @@ def _read(
             )
         else:
             predictions[prediction.sample_id] = prediction
+    if only and left_out == len(rows):
+        held = {name: Counter(plain_text(value_at(values, name)) for values in usable) for name in only}
+        raise DataError(
+            "no row has the values asked for",
+            where=str(path),
+            expected="; ".join(
+                f"{name}: {', '.join(repr(value) for value, _ in count.most_common(6))}" for name, count in held.items()
+            ),
+            got=", ".join(f"{name}={value}" for name, value in only.items()),
+            fix="correct --gold-only COLUMN=VALUE",
+        )
     _require_sound(path, rows=len(rows) - left_out, rejects=rejects)
     if left_out:
         notes.append(f"{left_out:,} rows left out: not {', '.join(f'{a} = {b}' for a, b in (only or {}).items())}")
@@ -144,28 +168,51 @@ def _rows(path: Path) -> tuple[list[Row], list[str]]:
             got=f"{size:,} bytes", fix="leave out pictures and logits, or split it",
         )  # fmt: skip
     kind = path.suffix.lower()
-    if kind in (".csv", ".tsv", ".parquet"):
+    if kind in (".csv", ".tsv"):
+        return _text_rows(path)
+    if kind == ".parquet":
         return list(read_table(path)), []
     if kind == ".json":
         return _json_rows(path)
     return list(read_json_lines(path)), []
 
 
+def _text_rows(path: Path) -> tuple[list[Row], list[str]]:
+    """The rows of a table whose cells are all text; nan, NULL and NA, as programs write a gap, are null."""
+    rows, gaps = [], 0
+    for row in read_table(path):
+        if row.broken is not None and row.broken.reason == UNCLOSED_QUOTE:
+            raise DataError(
+                "the table swallows rows", where=row.where, expected="quotation marks in pairs, doubled inside a field",
+                got=row.broken.detail, fix="close the quotation mark, or write the file as JSON Lines",
+            )  # fmt: skip
+        empty = [name for name, value in row.values.items() if value.strip() in _GAPS]
+        gaps += len(empty)
+        rows.append(replace(row, values={**row.values, **dict.fromkeys(empty)}) if empty else row)
+    told = "cells of the table are nan, NULL or NA and are read as null: no answer, no reference"
+    return rows, [f"{gaps:,} {told}"] if gaps else []
+
+
 def _json_rows(path: Path) -> tuple[list[Row], list[str]]:
     content = path.read_bytes()
     try:
-        value = json.loads(content.removeprefix(b"\xef\xbb\xbf"))
+        value = parsed_json(content.removeprefix(b"\xef\xbb\xbf"))
     except (ValueError, RecursionError) as error:
         if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
             return list(read_json_lines(path)), ["the file is JSON Lines, whatever its name says"]
         raise DataError(
             "the file is not valid JSON", where=str(path), expected="JSON in UTF-8: a list of objects",
-            got=str(error)[:300], fix="write it anew; JSON Lines should end in .jsonl",
+            got=str(error)[:300] if content.strip() else "an empty file",
+            fix="write it anew; JSON Lines should end in .jsonl",
         ) from error  # fmt: skip
     notes = []
     if isinstance(value, dict) and value and all(isinstance(one, dict) for one in value.values()):
-        notes.append("the file is an object of objects: their keys are the ids, as column (key)")
-        value = [{"(key)": key, **one} for key, one in value.items()]
+        rows_by_key = [(key, one, own_id(one)) for key, one in value.items()]
+        without = sum(own is None for _, _, own in rows_by_key)
+        told = "are the ids" if without == len(value) else f"are the ids of {without:,} of them, which have none inside"
+        notes.append(f"the file is an object of objects: their keys {told}; they are also the column (key)")
+        ids = [{} if not without else {"sample_id": key if own is None else own} for key, _, own in rows_by_key]
+        value = [{"(key)": key, **one, **found} for (key, one, _), found in zip(rows_by_key, ids, strict=True)]
     elif isinstance(value, dict):
         lists = [key for key, one in value.items() if isinstance(one, list) and any(isinstance(i, dict) for i in one)]
         if len(lists) == 1:
@@ -235,7 +282,13 @@ def _joined(found: PredictionFile, gold: Sequence[Prediction]) -> PredictionFile
 
 def _require_sound(path: Path, *, rows: int, rejects: Sequence[Reject]) -> None:
     if not rows:
-        raise DataError("there are no rows to score", where=str(path), expected="one row per question", got="none")
+        raise DataError(
+            "there are no rows to score",
+            where=str(path),
+            expected="one row per question",
+            got="an empty file" if not path.stat().st_size else "none",
+            fix="name the file that holds the answers",
+        )
     if 2 * len(rejects) > rows:
         reasons = Counter(reject.reason for reject in rejects)
         raise DataError(

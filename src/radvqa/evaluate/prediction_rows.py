@@ -1,8 +1,10 @@
 """One row of somebody's predictions as a record, and a count of what had to be taken otherwise than it stands."""
 
+import ast
 import json
 import math
 import re
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -10,7 +12,7 @@ from hashlib import sha256
 from typing import Any
 
 from radvqa.data.answers import inferred_answer_type
-from radvqa.data.tables import LONGEST_TEXT, Row, RowError, shown
+from radvqa.data.tables import LONGEST_TEXT, Row, RowError, parsed_json, shown
 from radvqa.evaluate.normalise import answer_parts
 from radvqa.evaluate.prediction_columns import value_at
 from radvqa.sample import AnswerType, Prediction
@@ -19,7 +21,6 @@ _ANSWER_TYPES: Mapping[str, AnswerType] = {
     "closed": "closed", "close": "closed", "closeended": "closed", "closedended": "closed",
     "open": "open", "openended": "open",
 }  # fmt: skip
-_INTEGRAL = re.compile(r"^(-?\d+)\.0+$")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _LONGEST_ID = 200
 _NO_LINK = ("null", "none", "nan")
@@ -45,7 +46,7 @@ class PredictionReader:
         cell = {field: value_at(values, column) for field, column in at.items()}
         sample_id = self._id(cell.get("sample_id"), "sample_id") if "sample_id" in at else row.name
         if not sample_id:
-            raise RowError("no_id", f"the id ({at['sample_id']}) is empty")
+            raise RowError("no_id", f"the id ({at['sample_id']}) is {shown(cell.get('sample_id'))}")
         references = self._references(cell.get("references"))
         image_id = self._id(cell.get("image_id"), "image_id")
         text = None if self._gold else self._answer(cell.get("text"))
@@ -76,6 +77,7 @@ class PredictionReader:
         """Sentences on what was taken for something else than it stands for."""
         found = [
             ("number_text", "{:,} answers or references were numbers and became text"),
+            ("listed", "{:,} references are written as Python lists (['a', 'b']) and are read as such"),
             ("bad_logprob", "{:,} log-probabilities are not finite numbers up to 0 and are left out"),
         ]
         if self._needs_references:
@@ -98,6 +100,10 @@ class PredictionReader:
         if self._needs_references and "question" not in self._columns:
             found.append("no column of questions: answers that only make sense with the question cannot be decided")
         for name, text in (
+            (
+                "json_text",
+                "{:,} values are several answers, objects or the like instead of a text: taken as JSON text",
+            ),
             ("cut", f"{{:,}} answers are longer than {LONGEST_TEXT:,} characters; the rest is not looked at"),
             ("mended", "{:,} answers hold characters that are no Unicode; they are replaced"),
         ):
@@ -106,16 +112,17 @@ class PredictionReader:
         return found
 
     def _answer(self, value: Any) -> str | None:
-        """The answer's text, None if there is none. Raises ``RowError`` where it is something else than text."""
-        if isinstance(value, list) and len(value) == 1:
+        """The answer's text, None if there is none; several answers and all that is no text as their JSON text."""
+        while isinstance(value, list) and len(value) == 1:
             value = value[0]
-        if value is None or (isinstance(value, float) and math.isnan(value)):
+        if value is None or value == [] or (isinstance(value, float) and math.isnan(value)):
             return None
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise RowError("answer_not_text", f"the answer should be text, got {shown(value)}")
-        if not isinstance(value, str):
+        if isinstance(value, int | float) and not isinstance(value, bool):
             self._counts["number_text"] += 1
             return str(value)
+        if not isinstance(value, str):
+            self._counts["json_text"] += 1
+            value = _json_text(value)
         if len(value) > LONGEST_TEXT:
             self._counts["cut"] += 1
             value = value[:LONGEST_TEXT]
@@ -128,11 +135,7 @@ class PredictionReader:
     def _references(self, value: Any) -> tuple[str, ...]:
         """The texts with more than blanks. Raises ``RowError`` where they are needed and are none."""
         if isinstance(value, str) and value.lstrip().startswith("["):
-            try:
-                listed = json.loads(value)
-            except (ValueError, RecursionError):
-                listed = None
-            value = listed if isinstance(listed, list) else value
+            value = self._listed(value)
         found: dict[str, None] = {}
         for one in value if isinstance(value, list) else [value]:
             text = plain_text(one)
@@ -146,6 +149,15 @@ class PredictionReader:
                 "no_reference", f"no letter or digit in the reference {shown(value)}: no answer can be right"
             )
         return tuple(found)
+
+    def _listed(self, text: str) -> Any:
+        """The list that a text shows in JSON or as Python prints it, else the text."""
+        try:
+            found = parsed_json(text)
+        except (ValueError, RecursionError):
+            found = _python_list(text)
+            self._counts["listed"] += found is not None
+        return found if isinstance(found, list) else text
 
     def _answer_type(self, value: Any, references: Sequence[str]) -> AnswerType:
         stated = plain_text(value)
@@ -161,16 +173,23 @@ class PredictionReader:
         return text if len(text) <= _LONGEST_ID else f"sha256:{sha256(text.encode()).hexdigest()}"
 
     def _optional(self, value: Any, field: str) -> str:
-        """The stripped text; ``""`` where there is none or, of a picture, something else than its name."""
-        if value is None:
+        """The stripped text; ``""`` where there is none or, of a picture, something else than its name.
+
+        Raises ``RowError`` only for an id of a sample: what else is no text is taken as JSON text.
+        """
+        if value is None or (isinstance(value, float) and math.isnan(value)):
             return ""
+        if isinstance(value, float) and value.is_integer() and field != "question":
+            return str(int(value)) if abs(value) < 1e15 else str(value)  # as tables with gaps hold whole numbers
         if field == "image_id" and isinstance(value, dict | list | bytes):
             return ""
         text = plain_text(value)
         if text is None or not _is_sound(text, whatever_length=field == "image_id"):
-            raise RowError(f"{field}_not_text", f"{field} should be text, got {shown(value)}")
-        text = text.strip()
-        return _INTEGRAL.sub(r"\1", text) if field != "question" and text.endswith("0") else text
+            if field == "sample_id":
+                raise RowError("sample_id_not_text", f"sample_id should be text, got {shown(value)}")
+            self._counts["json_text"] += text is None
+            text = _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text or _json_text(value))[:LONGEST_TEXT]
+        return text.strip()
 
     def _logprob(self, value: Any) -> float | None:
         if value in (None, ""):
@@ -208,10 +227,33 @@ def _whole_numbers(value: Any) -> tuple[int, ...]:
     return ()
 
 
+def _json_text(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str)
+    except (ValueError, TypeError, RecursionError):
+        return str(type(value))
+
+
+def _python_list(text: str) -> list[Any] | None:
+    """The list whose ``repr`` the text is; None if it is none, such as the print of an array without commas."""
+    if len(text) > LONGEST_TEXT:
+        return None
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            found = ast.literal_eval(text.strip())
+        return found if isinstance(found, list) and repr(found) == text.strip() else None
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+
+
+def _is_finite(value: float) -> bool:
+    return isinstance(value, int) or math.isfinite(value)
+
+
 def plain_text(value: Any) -> str | None:
-    """Text as it stands, a number as text; None for anything else, ``NaN`` included."""
+    """Text as it stands, a number as text; None for anything else, infinite numbers and ``NaN`` included."""
     if isinstance(value, str):
         return value
-    if isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value):
+    if isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value):
         return str(value)
     return None

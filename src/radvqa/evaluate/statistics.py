@@ -56,27 +56,39 @@ def cluster_interval(scores: Scores, group_ids: Groups, *, level: float = 0.95) 
 
 
 def score_interval(scores: Scores, group_ids: Groups, *, level: float = 0.95) -> Interval:
-    """``cluster_interval`` for scores from 0 to 1: cut to that range, and never of zero width at a perfect score.
+    """``cluster_interval`` for scores from 0 to 1: cut to that range, and honest near its ends.
 
-    When all scores are 1 (or all 0) the sandwich sees no variance and would claim certainty. The limit is then
-    ((1 - level) / 2)^(1 / groups) (or one minus that): the exact limit of Clopper and Pearson, Biometrika 1934, with
-    the groups as trials. For groups of equal size it holds however alike their answers are, since a group is all right
-    at most as often as one of its answers is.
+    Where groups do not differ (all scores are 1, or every group has the same mean) the sandwich sees no variance and
+    would claim certainty. All groups like those seen are then ((1 - level) / 2)^(1 / groups) of all at least: the exact
+    limit of Clopper and Pearson, Biometrika 1934, with the groups as trials. The limits let the others be all wrong,
+    or all right. For groups of equal size this holds however alike their answers are, since a group is all right at
+    most as often as one of its answers is.
+
+    With a few errors the sandwich sees too little variance. No score therefore claims more than a perfect one: the
+    lower limit is at most that of all right, the upper one at least that of all wrong.
 
     Raises:
         ValueError: as ``cluster_interval``, or a score outside 0 to 1.
     """
     interval = cluster_interval(scores, group_ids, level=level)
-    if interval.samples and (min(scores) < 0.0 or max(scores) > 1.0):
+    if interval.samples and (np.min(scores) < 0.0 or np.max(scores) > 1.0):
         raise ValueError("scores must lie between 0 and 1")
     if interval.groups < 2:
         return interval
-    exact = float(((1 - level) / 2) ** (1 / interval.groups))
-    if min(scores) == 1.0:
-        return interval._replace(low=exact, high=1.0)
-    if max(scores) == 0.0:
-        return interval._replace(low=0.0, high=1.0 - exact)
-    return interval._replace(low=max(interval.low, 0.0), high=min(interval.high, 1.0))
+    alike = least_share_alike(interval.groups, level=level)
+    if without_spread(interval.high - interval.low, interval.mean):
+        return interval._replace(low=alike * interval.mean, high=1.0 - alike * (1.0 - interval.mean))
+    return interval._replace(low=min(max(interval.low, 0.0), alike), high=max(min(interval.high, 1.0), 1.0 - alike))
+
+
+def without_spread(width: float, mean: float) -> bool:
+    """Whether a width is nothing but the rounding of a mean."""
+    return width <= 1e-12 * max(abs(mean), 1e-300)
+
+
+def least_share_alike(groups: int, *, level: float) -> float:
+    """The lower limit of the share of groups like those seen, all of which are alike (see ``score_interval``)."""
+    return float(((1 - level) / 2) ** (1 / groups))
 
 
 def cluster_bootstrap(

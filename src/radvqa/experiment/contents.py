@@ -1,17 +1,19 @@
 """Everything that the page of an experiment says, reckoned from the files of its runs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from radvqa.errors import RadvqaError
-from radvqa.experiment.effects import Difference, Effect, Level, Slope, effects, levels, reliance, slopes
+from radvqa.experiment.effects import effects, levels, reliance, slopes
+from radvqa.experiment.estimates import Effect, Level, Reliance, Slope
 from radvqa.experiment.figures import Course
 from radvqa.experiment.measured import CONTROLS, Measured, measure
 from radvqa.experiment.runs import CellRun, failures, runs_of
-from radvqa.recipe import Experiment
+from radvqa.recipe import Experiment, Transfer
 from radvqa.records import read_json, read_optional
 from radvqa.report.figures import Update, Watch
+from radvqa.report.scores import Leaks
 from radvqa.run.folder import RunFolder
 
 
@@ -32,7 +34,23 @@ class Control:
     cell: str
     condition: str
     mean: float
-    gain: Difference
+    found: Reliance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What a cell's questions of one split share with one set that its runs read: counts, None where unknown.
+
+    ``seeds``: of the runs with these counts. ``against`` is None where it was not looked for.
+    """
+
+    cell: str
+    seeds: tuple[int, ...]
+    where: str
+    against: str | None
+    pictures: int | None
+    groups: int | None
+    rows: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +75,7 @@ class Contents:
     effects: list[Effect]
     slopes: list[Slope]
     controls: list[Control]
+    shared: list[Shared]
     courses: list[Course]
     origins: list[Origin]
 
@@ -64,10 +83,6 @@ class Contents:
     def finished(self) -> int:
         """Runs that have answered."""
         return len(self.origins)
-
-    def comparisons(self, part: str) -> int:
-        """How many effects of a part were adjusted together."""
-        return sum(one.part == part for one in self.effects)
 
 
 def gather(experiment: Experiment) -> Contents:
@@ -80,16 +95,23 @@ def gather(experiment: Experiment) -> Contents:
     done = [run for run in runs if run.is_evaluated()]
     found = [measure(done), *(measure(done, further=further) for further in experiment.evaluate_on)]
     tables = tuple(table for table in found if table is not None)
-    cells = list(experiment.cells)
-    trend = experiment.trend
+    cells, seeds, trend = list(experiment.cells), experiment.seeds, experiment.trend
     return Contents(
         experiment=experiment,
         tables=tables,
         missing=tuple(_missing(experiment, runs, done)),
         levels={table.where: levels(table, cells) for table in tables},
-        effects=effects(tables, cells, reference=experiment.reference, margin=experiment.margin),
-        slopes=[one for table in tables for one in slopes(table, dict(trend.at))] if trend is not None else [],
-        controls=[one for table in tables for one in _controls(table, cells)],
+        effects=effects(
+            tables,
+            cells,
+            reference=experiment.reference,
+            seeds=seeds,
+            splits=1 + len(experiment.evaluate_on),
+            margin=experiment.margin,
+        ),
+        slopes=[one for table in tables for one in slopes(table, trend.at, seeds=seeds)] if trend is not None else [],
+        controls=[one for table in tables for one in _controls(table, cells, seeds)],
+        shared=_shared(experiment, done),
         courses=[_course(run) for run in done],
         origins=[_origin(run) for run in done],
     )
@@ -114,15 +136,46 @@ def _missing(experiment: Experiment, runs: Sequence[CellRun], done: Sequence[Cel
     return found
 
 
-def _controls(table: Measured, cells: Sequence[str]) -> list[Control]:
+def _controls(table: Measured, cells: Sequence[str], seeds: Sequence[int]) -> list[Control]:
     found = []
     for cell in cells:
         for condition in CONTROLS:
-            gain = reliance(table, cell, condition)
+            gain = reliance(table, cell, condition, seeds=seeds)
             if gain is not None:
                 mean = next(one.mean for one in levels(table, [cell], condition=condition) if one.part == "all")
-                found.append(Control(where=table.where, cell=cell, condition=condition, mean=mean, gain=gain))
+                found.append(Control(where=table.where, cell=cell, condition=condition, mean=mean, found=gain))
     return found
+
+
+def _shared(experiment: Experiment, done: Sequence[CellRun]) -> list[Shared]:
+    seeds: dict[Shared, list[int]] = {}
+    for run in done:
+        for further in (None, *(one for one in experiment.evaluate_on if run.has_answered(one))):
+            for one in _shared_by(run, further):
+                seeds.setdefault(one, []).append(run.seed)
+    order = list(experiment.cells)
+    found = [replace(one, seeds=tuple(some)) for one, some in seeds.items()]
+    return sorted(found, key=lambda one: order.index(one.cell))
+
+
+def _shared_by(run: CellRun, further: Transfer | None) -> list[Shared]:
+    evaluate = run.recipe.evaluate
+    where = f"{evaluate.dataset} {evaluate.split}" if further is None else str(further)
+    blank = Shared(cell=run.cell, seeds=(), where=where, against=None, pictures=None, groups=None, rows=None)
+    leaks = read_json(run.leaks_file(further), Leaks)
+    if leaks is None:
+        return [blank]
+    trained = [f"{name}, train" for name in run.recipe.trained_on]
+    return [
+        replace(
+            blank,
+            against=name if name in trained else f"{name} (not trained on)",
+            pictures=one.shared_pictures,
+            groups=one.shared_groups,
+            rows=one.same_rows,
+        )
+        for name, one in leaks.compared_with.items()
+    ]
 
 
 def _course(run: CellRun) -> Course:

@@ -3,13 +3,13 @@
 Two things would come out otherwise in a repetition: the images asked about, and the seed of the training. For "these
 trained models", images are the only source of variance: a clustered paired t test of the scores, averaged over seeds.
 For the recipe as such, seeds count as well: the model of Obuchowski and Rockette (1995) with the degrees of freedom of
-Hillis (2007), in which seeds take the place of readers and images that of cases.
+Hillis (2007), in which seeds take the place of readers and images that of cases; never surer than over images alone.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,82 +18,20 @@ from radvqa.evaluate.mrmc import MrmcAnalysis, obuchowski_rockette
 from radvqa.evaluate.multiplicity import holm
 from radvqa.evaluate.paired import equivalence, paired_t
 from radvqa.evaluate.power import minimal_detectable_effect, power
-from radvqa.evaluate.statistics import score_interval
-from radvqa.experiment.measured import PARTS, Measured
+from radvqa.evaluate.statistics import score_interval, without_spread
+from radvqa.experiment.estimates import (
+    ALPHA,
+    FEWEST_GROUPS,
+    Difference,
+    Effect,
+    Level,
+    Reliance,
+    Slope,
+    Withheld,
+)
+from radvqa.experiment.measured import PARTS, Column, Measured
 
 POWER = 0.8
-
-
-class Difference(NamedTuple):
-    """A difference, its standard error with degrees of freedom, two-sided p and 95 % limits."""
-
-    difference: float
-    standard_error: float
-    df: float
-    p: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Level:
-    """Accuracy of one cell in one part, with 95 % limits over images and seeds; with one seed, over images alone."""
-
-    cell: str
-    part: str
-    mean: float
-    low: float
-    high: float
-    by_seed: dict[int, float]
-    questions: int
-    groups: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Effect:
-    """Accuracy of a cell minus that of the reference, over the seeds that both have.
-
-    ``for_these_models`` is over images alone; ``for_the_recipe`` over images and seeds, None with one seed.
-    ``adjusted_p`` is Holm's, over all comparisons of the same part. ``detectable`` is the true effect that would have
-    been found with 80 % power; ``power`` that of finding one as large as the margin. ``within_margin``: the effect is
-    shown to be smaller than the margin (two one-sided tests at 5 %). NaN or None where not known.
-    """
-
-    cell: str
-    reference: str
-    where: str
-    part: str
-    seeds: tuple[int, ...]
-    questions: int
-    groups: int
-    by_seed: dict[int, float]
-    for_these_models: Difference
-    for_the_recipe: Difference | None
-    adjusted_p: float
-    detectable: float
-    power: float | None
-    within_margin: bool | None
-
-    @property
-    def decisive(self) -> Difference:
-        """The wider of both where there is one: the effect that conclusions rest on."""
-        return self.for_the_recipe or self.for_these_models
-
-    @property
-    def shown(self) -> bool:
-        """Whether an effect is there: its interval excludes zero and its adjusted p is below 5 %."""
-        return self.adjusted_p < 0.05 and (self.decisive.low > 0 or self.decisive.high < 0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Slope:
-    """A straight line through the cells of the trend: change of accuracy from its lowest to its highest number."""
-
-    where: str
-    part: str
-    seeds: tuple[int, ...]
-    change: Difference
-    for_these_models: bool
 
 
 def levels(measured: Measured, cells: Sequence[str], *, condition: str = "model") -> list[Level]:
@@ -124,110 +62,174 @@ def levels(measured: Measured, cells: Sequence[str], *, condition: str = "model"
 
 
 def effects(
-    tables: Sequence[Measured], cells: Sequence[str], *, reference: str, margin: float | None = None
+    tables: Sequence[Measured],
+    cells: Sequence[str],
+    *,
+    reference: str,
+    seeds: Sequence[int],
+    splits: int,
+    margin: float | None = None,
 ) -> list[Effect]:
-    """Every cell against the reference on every split and part, with p adjusted over those of the same part."""
-    found = [
-        effect
-        for measured in tables
-        for part in PARTS
-        for cell in cells
-        if cell != reference and (effect := _effect(measured, cell, reference, part, margin)) is not None
-    ]
+    """Every cell against the reference on every split and part.
+
+    p is adjusted over all comparisons of a part that are planned, finished or not, so it does not grow with the next
+    run. ``seeds`` and ``splits``: how many are planned; with less, an effect is interim.
+    """
+    found = []
     for part in PARTS:
-        places = [place for place, one in enumerate(found) if one.part == part and not math.isnan(one.decisive.p)]
-        for place, adjusted in zip(places, holm([found[place].decisive.p for place in places]), strict=True):
-            found[place] = replace(found[place], adjusted_p=adjusted)
+        # A split that nobody has answered yet is taken to have the part.
+        asked = sum(bool(table.rows(part).any()) for table in tables) + splits - len(tables)
+        comparisons = asked * (len(cells) - 1)
+        some = [
+            effect
+            for table in tables
+            for cell in cells
+            if cell != reference
+            and (effect := _effect(table, (cell, reference), part, planned=seeds, family=comparisons, margin=margin))
+            is not None
+        ]
+        # One that is unfinished, or has a single group, counts as a p of 1.
+        p = [1.0 if math.isnan(one.decisive.p) else one.decisive.p for one in some]
+        adjusted = holm([*p, *[1.0] * (comparisons - len(p))])
+        found += [replace(one, adjusted_p=value) for one, value in zip(some, adjusted, strict=False)]
     return found
 
 
-def slopes(measured: Measured, at: dict[str, float]) -> list[Slope]:
-    """The straight line through the cells of a trend, in every part, over the seeds that all of them have."""
-    cells = [cell for cell in at if measured.seeds(cell)]
-    every = measured.seeds(cells[0]) if cells else ()
-    seeds = [seed for seed in every if all((cell, seed) in measured.scores for cell in cells)]
+def slopes(measured: Measured, at: Mapping[str, float], *, seeds: Sequence[int]) -> list[Slope]:
+    """The straight line through the measured cells of a trend, in every part, over the seeds that all of them have.
+
+    Empty where fewer than two cells, or no common seed, are there yet.
+    """
+    cells = sorted((cell for cell in at if measured.seeds(cell)), key=lambda cell: at[cell])
     x = np.array([at[cell] for cell in cells])
-    if len(set(x.tolist())) < 2 or not seeds:
+    if len(set(x.tolist())) < 2:
         return []
     # Least squares: the slope is a fixed combination of the cells' means, so each question has a slope of its own.
     weights = (x - x.mean()) / np.square(x - x.mean()).sum() * np.ptp(x)
+    common = [seed for seed in measured.seeds(cells[0]) if all((cell, seed) in measured.scores for cell in cells)]
+    unfinished = tuple(cell for cell in at if not set(seeds) <= set(measured.seeds(cell)))
     found = []
     for part in PARTS:
         rows = measured.rows(part)
-        if rows.any():
-            by_seed = np.stack(
-                [weights @ np.stack([measured.scores[cell, seed]["model"][rows] for cell in cells]) for seed in seeds]
-            )
-            change = _over_seeds(by_seed, _groups(measured, rows)) or _these(by_seed, _groups(measured, rows))
+        if rows.any() and common:
+            by_seed = {
+                seed: weights @ np.stack([measured.scores[cell, seed]["model"][rows] for cell in cells])
+                for seed in common
+            }
+            groups = _groups(measured, rows)
             found.append(
                 Slope(
-                    where=measured.where, part=part, seeds=tuple(seeds), change=change,
-                    for_these_models=len(seeds) < 2,
+                    where=measured.where, part=part, **_estimated(by_seed, groups, seeds, unfinished=bool(unfinished)),
+                    first=cells[0], last=cells[-1], unfinished=unfinished,
                 )
             )  # fmt: skip
     return found
 
 
-def reliance(measured: Measured, cell: str, control: str, part: str = "all") -> Difference | None:
-    """Accuracy of a cell minus that under a control, over images, as a mean over the seeds that have both."""
+def reliance(
+    measured: Measured, cell: str, control: str, part: str = "all", *, seeds: Sequence[int]
+) -> Reliance | None:
+    """How much better a cell is than under a control; None where no seed has both. ``seeds``: those planned."""
     rows = measured.rows(part)
-    columns = [
-        measured.scores[cell, seed]["model"][rows] - measured.scores[cell, seed][control][rows]
+    columns = {
+        seed: measured.scores[cell, seed]["model"][rows] - measured.scores[cell, seed][control][rows]
         for seed in measured.seeds(cell)
         if control in measured.scores[cell, seed]
-    ]
-    return _these(np.stack(columns), _groups(measured, rows)) if columns and rows.any() else None
+    }
+    if not columns or not rows.any():
+        return None
+    groups = _groups(measured, rows)
+    gain = _these(np.stack(list(columns.values())), groups)
+    return Reliance(seeds=tuple(columns), gain=gain, withheld=_withheld(gain, groups, set(columns) >= set(seeds)))
 
 
-def _effect(measured: Measured, cell: str, reference: str, part: str, margin: float | None) -> Effect | None:
-    rows = measured.rows(part)
+def _effect(
+    measured: Measured, cells: tuple[str, str], part: str, *, planned: Sequence[int], family: int, margin: float | None
+) -> Effect | None:
+    (cell, reference), rows = cells, measured.rows(part)
     seeds = [seed for seed in measured.seeds(reference) if (cell, seed) in measured.scores]
     if not seeds or not rows.any():
         return None
     groups = _groups(measured, rows)
-    differences = np.stack(
-        [measured.scores[cell, seed]["model"][rows] - measured.scores[reference, seed]["model"][rows] for seed in seeds]
-    )
-    narrow, wide = _these(differences, groups), _over_seeds(differences, groups)
-    decisive = wide or narrow
-    known = decisive.standard_error > 0 and not math.isnan(decisive.standard_error)
-    within = None
-    if margin is not None and not math.isnan(decisive.standard_error):
-        within = equivalence(decisive.difference, decisive.standard_error, decisive.df, margin).equivalent
-    return Effect(
+    differences = {
+        seed: measured.scores[cell, seed]["model"][rows] - measured.scores[reference, seed]["model"][rows]
+        for seed in seeds
+    }
+    found = Effect(
         cell=cell,
         reference=reference,
         where=measured.where,
         part=part,
-        seeds=tuple(seeds),
         questions=int(rows.sum()),
-        groups=len(set(groups)),
-        by_seed={seed: float(one.mean()) for seed, one in zip(seeds, differences, strict=True)},
-        for_these_models=narrow,
-        for_the_recipe=wide,
+        comparisons=family,
+        **_estimated(differences, groups, planned),
         adjusted_p=math.nan,
-        detectable=(
-            minimal_detectable_effect(decisive.standard_error, power=POWER, df=decisive.df) if known else math.nan
-        ),
-        power=power(margin, decisive.standard_error, df=decisive.df) if known and margin is not None else None,
-        within_margin=within,
+        detectable=math.nan,
+        power=None,
+        within_margin=None,
+    )
+    one = found.decisive
+    if found.withheld in ("groups", "spread"):
+        return found
+    alpha = ALPHA / family
+    found = replace(
+        found,
+        detectable=minimal_detectable_effect(one.standard_error, power=POWER, df=one.df, level=1 - alpha),
+    )
+    if margin is None:
+        return found
+    return replace(
+        found,
+        power=power(margin, one.standard_error, df=one.df, level=1 - alpha),
+        within_margin=equivalence(one.difference, one.standard_error, one.df, margin, alpha=alpha).equivalent,
     )
 
 
-def _over_seeds(differences: npt.NDArray[np.float64], groups: Sequence[str]) -> Difference | None:
-    """Mean of differences (seeds, questions), with seeds and images at random; None with one seed or one image."""
+def _estimated(
+    differences: Mapping[int, Column], groups: Sequence[str], planned: Sequence[int], *, unfinished: bool = False
+) -> dict[str, Any]:
+    """The fields of ``Estimated`` that follow from the differences of each seed."""
+    stacked = np.stack(list(differences.values()))
+    narrow = _these(stacked, groups)
+    return {
+        "groups": len(set(groups)),
+        "by_seed": {seed: float(one.mean()) for seed, one in differences.items()},
+        "for_these_models": narrow,
+        "for_the_recipe": _over_seeds(stacked, groups, narrow),
+        "withheld": _withheld(narrow, groups, not unfinished and set(differences) >= set(planned)),
+    }
+
+
+def _withheld(narrow: Difference, groups: Sequence[str], finished: bool) -> Withheld | None:
+    if len(set(groups)) < FEWEST_GROUPS:
+        return "groups"
+    if without_spread(narrow.standard_error, narrow.difference):
+        return "spread"
+    return None if finished else "interim"
+
+
+def _over_seeds(differences: npt.NDArray[np.float64], groups: Sequence[str], narrow: Difference) -> Difference | None:
+    """Mean of differences (seeds, questions), with seeds and images at random; None with one seed or one image.
+
+    A few seeds may look alike by chance, so p, error and limits are never smaller than those over images alone.
+    """
     if len(differences) < 2 or len(set(groups)) < 2:
         return None
     # A paired difference is the two-test analysis of the difference itself against zero.
     found = _analysed(differences, groups).differences[0]
-    return Difference(found.difference, found.standard_error, found.df, found.p, found.low, found.high)
+    wider = found if found.standard_error > narrow.standard_error else narrow
+    return Difference(
+        found.difference,
+        wider.standard_error,
+        min(found.df, narrow.df),
+        max(found.p, narrow.p),
+        min(found.low, narrow.low),
+        max(found.high, narrow.high),
+    )
 
 
 def _analysed(values: npt.NDArray[np.float64], groups: Sequence[str]) -> MrmcAnalysis:
-    """Values (seeds, questions) against zero.
-
-    A few seeds may look more alike than seeds are, so the error is at least that over images.
-    """
+    """Values (seeds, questions) against zero, with an error of at least what images bring."""
     return obuchowski_rockette(np.stack([values, np.zeros_like(values)]), groups, floor_at_cases=True)
 
 

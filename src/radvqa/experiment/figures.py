@@ -8,13 +8,17 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 
-from radvqa.experiment.effects import Effect, Level
+from radvqa.experiment.estimates import Effect, Level
 from radvqa.experiment.measured import PARTS
 from radvqa.report.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, STYLE, new_figure, png_of, smoothed
 
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, "#e69f00", "#56b4e9", INK, GREY)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":")
+MARKS = (
+    "Filled: shown after adjustment, blue for the recipe, orange for these trained models only; hollow: not shown.\n"
+    "Thick line: 95 % limits over images and seeds (one seed: images alone); thin: images alone; ticks: seeds."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +34,8 @@ class Course:
 def effect_figure(effects: Sequence[Effect], *, title: str, margin: float | None) -> bytes:
     """A PNG of effects in points with their 95 % limits, a row per cell and a panel per part.
 
-    Filled marks are effects that are shown after adjustment. Thin lines over images alone, thick ones over images and
-    seeds; the band is the margin.
+    Filled marks are effects that are shown after adjustment: blue ones for the recipe, orange ones for these trained
+    models only. Thin lines over images alone, thick ones over images and seeds; the band is the margin.
 
     Raises:
         ValueError: there are no effects.
@@ -41,7 +45,7 @@ def effect_figure(effects: Sequence[Effect], *, title: str, margin: float | None
     cells = list(dict.fromkeys(one.cell for one in effects))
     parts = [part for part in PARTS if any(one.part == part for one in effects)]
     with rc_context(STYLE):
-        figure = new_figure(3.1 * len(parts) + 1.2, 1.7 + 0.45 * len(cells))
+        figure = new_figure(3.1 * len(parts) + 1.2, 2.1 + 0.45 * len(cells))
         panels = np.atleast_1d(np.asarray(figure.subplots(1, len(parts), sharex=True, sharey=True), dtype=object))
         figure.suptitle(title, fontsize=11.5, fontweight="bold", x=0.01, ha="left")
         for axes, part in zip(panels, parts, strict=True):
@@ -54,6 +58,7 @@ def effect_figure(effects: Sequence[Effect], *, title: str, margin: float | None
             axes.set_title(part)
             axes.set_xlabel("Points of accuracy")
             axes.grid(visible=False, axis="y")
+        figure.supxlabel(MARKS, fontsize=8)
         panels[0].set_yticks(range(len(cells)), cells)
         panels[0].set_ylim(len(cells) - 0.5, -0.5)
         return png_of(figure)
@@ -138,14 +143,13 @@ def learning_figure(courses: Sequence[Course]) -> bytes:
 
 
 def _draw_effect(axes: Axes, row: int, one: Effect) -> None:
-    images, decisive = one.for_these_models, one.decisive
-    color = BLUE if one.shown else GREY
+    images, widest = one.for_these_models, one.for_the_recipe or one.for_these_models
+    color = GREY if not one.shown else BLUE if one.about_the_recipe else ORANGE
     if one.for_the_recipe is not None and math.isfinite(images.low):
         axes.hlines(row + 0.16, 100 * images.low, 100 * images.high, color=color, linewidth=1.0)
-    if math.isfinite(decisive.low):
-        axes.hlines(row, 100 * decisive.low, 100 * decisive.high, color=color, linewidth=2.6)
-    axes.plot(
-        100 * decisive.difference, row, "o", color=color, markerfacecolor=color if one.shown else "white", markersize=6
-    )
+    if math.isfinite(widest.low):
+        axes.hlines(row, 100 * widest.low, 100 * widest.high, color=color, linewidth=2.6)
+    face = color if one.shown else "white"
+    axes.plot(100 * widest.difference, row, "o", color=color, markerfacecolor=face, markersize=6)
     for value in one.by_seed.values():
         axes.plot(100 * value, row - 0.2, "|", color=INK, markersize=5)

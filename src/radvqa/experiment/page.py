@@ -7,11 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from radvqa.experiment.contents import Contents, gather
-from radvqa.experiment.effects import Level
+from radvqa.experiment.estimates import Estimated, Level
 from radvqa.experiment.figures import effect_figure, learning_figure, trend_figure
 from radvqa.experiment.markdown import markdown, recipe_text
 from radvqa.experiment.runs import results_folder
-from radvqa.experiment.wording import conclusion, floor_sentences, p_text, trend_sentence
+from radvqa.experiment.wording import (
+    claim_text,
+    conclusion,
+    floor_sentences,
+    no_line_sentence,
+    p_text,
+    shared_text,
+    trend_sentence,
+)
 from radvqa.html import data_uri, page_environment
 from radvqa.recipe import Experiment
 from radvqa.records import write_bytes, write_json, write_text
@@ -19,11 +27,19 @@ from radvqa.report.wording import percent, points
 
 METHOD = (
     "Accuracy is radvqa's own (docs/scoring.md); questions are paired. Two things would come out otherwise in a "
-    "repetition: the images and the training seeds. With two or more seeds, conclusions rest on the model of "
-    "Obuchowski and Rockette (1995) with Hillis's degrees of freedom (2007), in which seeds take the place of readers "
-    "and images that of cases; beside it stands the narrower clustered paired t test over images alone, for these very "
-    "seeds. p values are adjusted by Holm's method over all comparisons of the same part (all, closed, open). Few "
-    "seeds make the first interval wide: that is not a defect of it."
+    "repetition: the images and the training seeds. With three or more common seeds, claims are about the recipe and "
+    "rest on the model of Obuchowski and Rockette (1995) with Hillis's degrees of freedom (2007), in which seeds take "
+    "the place of readers and images that of cases; it is never taken to be surer than over images alone. With one or "
+    "two seeds, claims are about these trained models only and rest on a clustered paired t test over images. Nothing "
+    "is claimed while a seed of a comparison is missing. p values are adjusted by Holm's method over all planned "
+    "comparisons of the same part (all, closed, open), unfinished ones included; power and the difference that could "
+    "be found are at 5 % divided by their number. Across the parts nothing is adjusted: read each by itself. Few seeds "
+    "make the interval over images and seeds wide: that is not a defect of it."
+)
+
+UNGUARDED = (
+    "evaluate.seen_pictures guards the split of recipe.evaluate alone. Questions under evaluate_on are not guarded: "
+    "pictures of theirs may have been trained on. The table says how many."
 )
 
 
@@ -44,10 +60,15 @@ def write_page(experiment: Experiment, *, command: str) -> tuple[Path, Contents]
     titles = {name: title for name, (title, _) in figures.items()}
     said = sentences(contents)
     write_json(folder / "results.json", as_json(contents, said))
-    write_text(folder / "results.md", markdown(contents, said, figures=titles, command=command, method=METHOD))
+    write_text(
+        folder / "results.md",
+        markdown(contents, said, figures=titles, command=command, method=METHOD, unguarded=UNGUARDED),
+    )
     pictures = [{"title": title, "uri": data_uri(content, "image/png")} for title, content in figures.values()]
     environment = page_environment("experiment")
-    environment.filters |= {"percent": percent, "points": points, "p_text": p_text}
+    environment.filters |= {
+        "percent": percent, "points": points, "p_text": p_text, "claim_text": claim_text, "shared_text": shared_text,
+    }  # fmt: skip
     page = environment.get_template("results.html").render(
         contents=contents,
         experiment=experiment,
@@ -56,6 +77,7 @@ def write_page(experiment: Experiment, *, command: str) -> tuple[Path, Contents]
         recipe=recipe_text(contents),
         command=command,
         method=METHOD,
+        unguarded=UNGUARDED,
     )
     write_text(folder / "results.html", page)
     return folder / "results.md", contents
@@ -64,15 +86,17 @@ def write_page(experiment: Experiment, *, command: str) -> tuple[Path, Contents]
 def sentences(contents: Contents) -> list[str]:
     """What the experiment shows: every cell against the reference on all questions, and the trend."""
     margin, trend = contents.experiment.margin, contents.experiment.trend
-    said = [
-        conclusion(one, margin=margin, comparisons=contents.comparisons(one.part))
-        for one in contents.effects
-        if one.part == "all"
-    ]
-    if trend is not None:
-        said += [trend_sentence(one, trend.label) for one in contents.slopes if one.part == "all"]
+    said = [conclusion(one, margin=margin) for one in contents.effects if one.part == "all"]
     said = said or ["Nothing can be said yet: the reference and another cell must be finished with the same seed."]
-    return said + floor_sentences(contents.controls)
+    if trend is not None:
+        drawn = {one.where: one for one in contents.slopes if one.part == "all"}
+        said += [
+            trend_sentence(drawn[table.where], trend.label, trend.at)
+            if table.where in drawn
+            else no_line_sentence(table, trend.label, trend.at)
+            for table in contents.tables
+        ]
+    return said + floor_sentences(contents.controls, list(contents.experiment.cells))
 
 
 def as_json(contents: Contents, said: list[str]) -> dict[str, Any]:
@@ -90,19 +114,31 @@ def as_json(contents: Contents, said: list[str]) -> dict[str, Any]:
         "levels": {where: [dataclasses.asdict(one) for one in some] for where, some in contents.levels.items()},
         "effects": [
             {
-                **dataclasses.asdict(one),
-                "for_these_models": one.for_these_models._asdict(),
-                "for_the_recipe": one.for_the_recipe._asdict() if one.for_the_recipe else None,
+                **_estimated(one),
                 "shown": one.shown,
             }
             for one in contents.effects
         ],
-        "trend": [{**dataclasses.asdict(one), "change": one.change._asdict()} for one in contents.slopes],
-        "controls": [{**dataclasses.asdict(one), "gain": one.gain._asdict()} for one in contents.controls],
+        "trend": [_estimated(one) for one in contents.slopes],
+        "controls": [
+            {**dataclasses.asdict(one), "found": {**dataclasses.asdict(one.found), "gain": one.found.gain._asdict()}}
+            for one in contents.controls
+        ],
+        "shared": [dataclasses.asdict(one) for one in contents.shared],
         "runs": [dataclasses.asdict(one) for one in contents.origins],
     }
     result: dict[str, Any] = _plain(values)
     return result
+
+
+def _estimated(one: Estimated) -> dict[str, Any]:
+    return {
+        **dataclasses.asdict(one),
+        "seeds": one.seeds,
+        "for_these_models": one.for_these_models._asdict(),
+        "for_the_recipe": one.for_the_recipe._asdict() if one.for_the_recipe else None,
+        "claim": claim_text(one),
+    }
 
 
 def _figures(contents: Contents) -> dict[str, tuple[str, bytes]]:

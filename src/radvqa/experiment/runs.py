@@ -42,8 +42,35 @@ class CellRun:
         return self.folder / "predictions" / _file_name(self.recipe.evaluate.split, condition)
 
     def has_answered(self, further: Transfer) -> bool:
-        """Whether a further evaluation is finished."""
-        return (self._further(further) / "evaluation.json").is_file()
+        """Whether a further evaluation is finished, with the recipe's settings and this run's weights.
+
+        One that cannot be read, or was made by hand with other settings, counts as unfinished.
+        """
+        try:
+            found = read_json(self._further(further) / "evaluation.json", dict[str, Any])
+            own = read_json(self.folder / "evaluation.json", dict[str, Any]) or {}
+        except RadvqaError:
+            return False
+        evaluate = self.recipe.evaluate
+        wanted = {
+            "dataset": further.dataset,
+            "split": further.split,
+            "limit": None,
+            "max_new_tokens": evaluate.max_new_tokens,
+            "seed": self.recipe.seed,
+            "finished": True,
+        }
+        # Runs of earlier versions did not note the weights of their own evaluation.
+        wanted |= {name: own[name] for name in ("weights", "layout", "dtype", "prompt_id") if name in own}
+        return (
+            found is not None
+            and all(name in found and found[name] == value for name, value in wanted.items())
+            and all(self.further_predictions(further, one).is_file() for one in ("model", *evaluate.controls))
+        )
+
+    def leaks_file(self, further: Transfer | None = None) -> Path:
+        """What the questions of its own evaluation, or of a further one, share with training."""
+        return (self.folder if further is None else self._further(further)) / "leaks.json"
 
     def further_predictions(self, further: Transfer, condition: str = "model") -> Path:
         """The answers of a further evaluation."""

@@ -106,12 +106,18 @@ def _forward(  # noqa: PLR0917 - as transformers calls it
     """The output is (b, n, h, d), and no weights."""
     learns = torch.is_grad_enabled() and any(one.requires_grad for one in (query, key, value))
     causal = attention_mask is None and getattr(module, "is_causal", False) and query.shape[2] > 1
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if not (dropout or causal or learns) and query.device.type == "cpu":
+        # Kernels of CPUs let query heads share keys and values that are there once; transformers repeats them.
+        output = functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=attention_mask, scale=scale, enable_gqa=True
+        )
+        return output.transpose(1, 2).contiguous(), None
     if dropout or causal or not learns or key.shape[2] > LONGEST:
         found: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **others
         )
         return found
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return attention(query, key, value, attention_mask, scale).transpose(1, 2).contiguous(), None
 
 

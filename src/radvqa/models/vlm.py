@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
-from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from radvqa.errors import ModelError
-from radvqa.models.decoding import Asking
+from radvqa.models.decoding import Asking, Decoder
 from radvqa.models.layout import (
     Batch,
     Question,
@@ -30,6 +29,7 @@ from radvqa.models.layout import (
     lay_out,
     prompt_text,
     require_prefix_attention,
+    shared_image_mask,
     visible_keys,
 )
 from radvqa.recipe import Layout
@@ -262,20 +262,19 @@ class Vlm:
         counts = [len(row.questions) for row in batch.rows]
         width = max(counts)
         asked = (torch.arange(width)[None] < torch.tensor(counts)[:, None]).to(self.device)
-        ends = last_positions(batch.block, width)
-        cache = DynamicCache()
+        ends, keys = last_positions(batch.block, width), visible_keys(batch, width)
+        # Without answers a prompt of PaliGemma's own layout sees all of itself, so its mask is that of its end.
+        allowed = keys if batch.layout == "per_question" else shared_image_mask(batch)
+        decoder = Decoder(self.language_model, room=batch.input_ids.shape[1] + width * (max_new_tokens - 1))
         with self.autocast():
-            output = self.base.model(
-                input_ids=batch.input_ids,
-                position_ids=batch.position_ids,
-                mm_encoder_outputs=self.encoded(self.image_embeddings(vision)),
-                past_key_values=cache,
-                use_cache=True,
-                **attention_inputs(batch, self.compute_dtype),
+            hidden = decoder.read(
+                self._embedded(batch, vision),
+                batch.position_ids,
+                additive_mask(allowed, self.compute_dtype),
+                ends=ends,
+                end_mask=additive_mask(keys, self.compute_dtype),
             )
-        states = output.last_hidden_state
-        hidden = states.gather(1, ends[:, :, None].expand(-1, -1, states.shape[-1]))
-        asking = Asking(asked, batch.position_ids.gather(1, ends), visible_keys(batch, width))
+        asking = Asking(asked, batch.position_ids.gather(1, ends), keys)
         tokens = torch.full((len(counts), width, max_new_tokens), self.tokens.eos_id, device=self.device)
         total = torch.zeros(asked.shape, device=self.device)
         for step in range(max_new_tokens):
@@ -286,17 +285,20 @@ class Vlm:
             asking.take(chosen, end=self.tokens.eos_id)
             if not bool(asking.open_.any()) or step == max_new_tokens - 1:
                 break
-            asking.compact(cache)
+            asking.compact(decoder)
             asking.add_keys()
             with self.autocast():
-                hidden = self.base.model(
-                    input_ids=asking.last,
-                    position_ids=asking.positions,
-                    attention_mask=additive_mask(asking.keys, self.compute_dtype),
-                    past_key_values=cache,
-                    use_cache=True,
-                ).last_hidden_state
+                hidden = decoder.read(
+                    self.language_model.embed_tokens(asking.last),
+                    asking.positions,
+                    additive_mask(asking.keys, self.compute_dtype),
+                )
         return self._read(tokens, total, asked)
+
+    def _embedded(self, batch: Batch, vision: Vision) -> Float[Tensor, "b n h"]:
+        """What the language model reads of a batch: image tokens come first in every row."""
+        text = self.language_model.embed_tokens(batch.input_ids[:, self.tokens.image_tokens :])
+        return torch.cat([self.image_embeddings(vision).to(text.dtype), text], dim=1)
 
     def _next_tokens(self, hidden: Float[Tensor, "k h"]) -> tuple[Int[Tensor, " k"], Float[Tensor, " k"]]:
         """The most probable tokens and their log-probabilities."""

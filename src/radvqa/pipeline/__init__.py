@@ -129,8 +129,11 @@ def evaluate(
         asked,
         store,
         setup=setup_of(recipe, dataset=settings.dataset, split=settings.split, limit=settings.limit, probes=probes),
+        subject=folder.path.resolve().name,
         weights=run_weights(folder, vlm),
-        trained=trained_of(folder, vlm, samples, floors=(", ".join(own), all_of(samples, own))),
+        trained=trained_of(
+            folder, vlm, samples, floors=("; ".join(f"{one}, train" for one in own), all_of(samples, own))
+        ),
         command=command,
         progress=progress,
     )

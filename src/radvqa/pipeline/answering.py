@@ -37,15 +37,17 @@ def answered(
 ) -> list[Prediction]:
     """One prediction per sample, in their order; those that the journal ``path`` holds are not asked for again.
 
-    ``made_from``: says which weights and data the answers belong to. A journal of others, or of other settings, is
-    started anew. It is left in place.
+    ``made_from``: says which weights and data the answers belong to. A journal of others, of other settings, of
+    pictures in another size or aspect, or of samples with other tags or links is started anew. It is left in place.
 
     Raises:
         DataError: ``shuffled`` with a single image.
         RunError: the journal cannot be written, or another process writes it.
     """
     settings = [made_from, PROMPT_ID, vlm.layout, str(vlm.compute_dtype), condition, max_new_tokens, batch_size, seed]
-    with _journal(path, digest_of(settings)) as journal:
+    # What a journal keeps is whole predictions, so all that goes from a sample into its prediction counts.
+    kept = [[one.image_id, one.link_id, one.dialogue_id, one.turn, dict(one.tags)] for one in samples]
+    with _journal(path, digest_of([*settings, dict(store.variant), *kept])) as journal:
         known = frozenset(sample.sample_id for sample in samples if _key(sample.sample_id) in journal)
         if known:
             progress.say(f"{condition} images: {len(known):,} of {len(samples):,} answers are there already")

@@ -70,6 +70,7 @@ def evaluate_run_on(run: RunFolder, asked: Asked, *, to: Path | None, command: s
         ),
         pictures_of=lambda paths: pictures(recipe, vlm, paths, progress=progress),
         most_malformed=recipe.most_malformed,
+        subject=run.path.resolve().name,
         weights=run_weights(run, vlm),
         trained=trained,
         command=command,
@@ -94,11 +95,17 @@ def evaluate_model(opened: Opened, asked: Asked, *, setup: Setup, to: Path, comm
         setup=setup,
         pictures_of=lambda paths: stored_pictures(paths, opened.vlm, aspect=opened.aspect),
         most_malformed=0.05,
+        subject=opened.name,
         weights=opened.weights,
         trained=Trained(samples={}, ancestry=opened.ancestry, floors=None),
         command=command,
         progress=progress,
     )
+
+
+def require_questions(asked: Asked) -> None:
+    """Refuse questions that cannot be read, before a model is loaded. Raises as ``evaluate_model`` does."""
+    _opened(Dataset(adapter=asked.dataset), asked)
 
 
 def stored_pictures(paths: Sequence[Path], vlm: Vlm, *, aspect: Aspect) -> ImageStore:
@@ -129,6 +136,7 @@ def _evaluate(
     setup: Setup,
     pictures_of: Callable[[Sequence[Path]], ImageStore],
     most_malformed: float,
+    subject: str,
     weights: str,
     trained: Trained,
     command: str,
@@ -148,9 +156,11 @@ def _evaluate(
         samples,
         pictures_of([one.image for one in samples]),
         setup=setup,
+        subject=subject,
         weights=weights,
         trained=Trained(
-            samples={**trained.samples, **({name: own} if own else {})},
+            samples=trained.samples,
+            own_train=_not_known_to_be_trained_on(own, trained, asked.dataset),
             ancestry=trained.ancestry,
             floors=(name, own) if own else None,
         ),
@@ -159,3 +169,12 @@ def _evaluate(
     )
     progress.say(f"page: {write_evaluation(folder)}")
     return folder
+
+
+def _not_known_to_be_trained_on(
+    own: Sequence[VqaSample], trained: Trained, dataset: str
+) -> dict[str, Sequence[VqaSample]]:
+    """The train split of the evaluated data set by a name of its own, unless just these samples were trained on."""
+    if not own or list(trained.samples.get(f"{dataset}, train", ())) == list(own):
+        return {}
+    return {f"{dataset}, own train split": own}

@@ -3,7 +3,7 @@
 ::
 
     predictions/<split>.jsonl, <split>_<condition>.jsonl
-    evaluation.json   which model, data and settings these answers are of
+    evaluation.json   which model, data and settings these answers are of, and whether all files are ``finished``
     summary.json      scores of every condition, paired differences, reliance on the picture
     scores.json       everything about the model's own answers, all published protocols included
     leaks.json        what the evaluated questions share with what was trained on
@@ -11,7 +11,7 @@
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -61,11 +61,13 @@ class Trained:
     """What is known of the training: samples by name, and what a base had learned from before, by name only.
 
     ``floors``: the samples that floors learn from, with their name; without any, floors are cross-fitted.
+    ``own_train``: the evaluated data set's train split by a name of its own, where it is not known to be trained on.
     """
 
     samples: Mapping[str, Iterable[VqaSample]]
     ancestry: Mapping[str, Any]
     floors: tuple[str, Sequence[VqaSample]] | None
+    own_train: Mapping[str, Iterable[VqaSample]] = field(default_factory=dict)
 
 
 def evaluate_into(
@@ -75,6 +77,7 @@ def evaluate_into(
     store: ImageStore,
     *,
     setup: Setup,
+    subject: str,
     weights: str,
     trained: Trained,
     command: str,
@@ -90,6 +93,7 @@ def evaluate_into(
         asked: the questions.
         store: their pictures.
         setup: what is asked and how.
+        subject: name of the run or model.
         weights: digest of everything the model is made of.
         trained: what it was trained on.
         command: as typed.
@@ -101,7 +105,8 @@ def evaluate_into(
         RunError: the folder is full or not writable, or another process works in it.
     """
     probes = _known_probes(setup.probes)
-    made_from = f"{weights}; {digest_of_questions(asked, store)}"
+    data = digest_of_questions(asked, store)
+    made_from = f"{weights}; {data}"
     journals = {name: _journal_file(folder, setup.split, name) for name in ("model", *setup.controls)}
     predictions: dict[str, list[Prediction]] = {}
     for condition in ("model", *setup.controls):
@@ -118,40 +123,43 @@ def evaluate_into(
             progress=progress,
         )
     predictions |= _floors(asked, trained, seed=setup.seed)
+    about = {
+        "subject": subject,
+        "model": vlm.name,
+        "revision": vlm.revision,
+        "weights": weights,
+        "data": data,
+        "dataset": setup.dataset,
+        "split": setup.split,
+        "limit": setup.limit,
+        "questions": len(asked),
+        "layout": vlm.layout,
+        "dtype": _dtype(vlm),
+        "prompt_id": PROMPT_ID,
+        "decoding": predictions["model"][0].decoding,
+        "max_new_tokens": setup.max_new_tokens,
+        "batch_size": setup.batch_size,
+        "seed": setup.seed,
+        "floors_from": trained.floors[0] if trained.floors else "the evaluated questions, cross-fitted by group",
+        "command": command,
+    }
+    # Before any file of an earlier evaluation is replaced: what is here after a kill must not pass for that one.
+    write_json(folder / "evaluation.json", {**about, "finished": False})
     for name, found in predictions.items():
         write_records(prediction_file(folder, setup.split, name), found)
     write_json(folder / "summary.json", _summary(predictions, vlm, setup))
     progress.say("scoring under every protocol")
     scores = score_predictions(predictions["model"], slices=setup.slices, resamples=setup.resamples, seed=setup.seed)
     write_json(folder / "scores.json", scores)
-    write_json(folder / "leaks.json", leaks(asked, trained.samples, ancestry=trained.ancestry, progress=progress))
+    shared = leaks(asked, trained.samples, own_train=trained.own_train, ancestry=trained.ancestry, progress=progress)
+    write_json(folder / "leaks.json", shared)
     if probes:
         ask = _asking(vlm, store, setup, progress)
         found_by = {name: probe(asked, predictions["model"], ask) for name, probe in probes.items()}
         write_json(folder / "probes.json", found_by)
     else:
         _remove(folder / "probes.json")
-    write_json(
-        folder / "evaluation.json",
-        {
-            "model": vlm.name,
-            "revision": vlm.revision,
-            "weights": weights,
-            "data": digest_of_questions(asked, store),
-            "dataset": setup.dataset,
-            "split": setup.split,
-            "limit": setup.limit,
-            "questions": len(asked),
-            "layout": vlm.layout,
-            "dtype": _dtype(vlm),
-            "prompt_id": PROMPT_ID,
-            "max_new_tokens": setup.max_new_tokens,
-            "batch_size": setup.batch_size,
-            "seed": setup.seed,
-            "floors_from": trained.floors[0] if trained.floors else "the evaluated questions, cross-fitted by group",
-            "command": command,
-        },
-    )
+    write_json(folder / "evaluation.json", {**about, "finished": True})
     for path in journals.values():
         _remove(path)
 

@@ -13,6 +13,7 @@ from radvqa.evaluate.predict import Condition
 from radvqa.evaluate.scorable import without_unscorable
 from radvqa.models.checkpoint_loading import load_projector
 from radvqa.models.opening import open_vlm
+from radvqa.models.vision_encoder import HUB_NAME
 from radvqa.models.vlm import Vlm
 from radvqa.pipeline.evaluation import Setup, Trained
 from radvqa.pipeline.samples import Samples
@@ -149,6 +150,7 @@ def open_model(
         RecipeError: a hub name without its revision.
     """
     folder = Path(given)
+    _require_model(given, revision)
     manifest = (read_json(folder / MANIFEST_FILE, dict[str, Any]) or {}) if folder.is_dir() else {}
     published = [name for name in (ADAPTER_FILE, PROJECTOR_FILE) if (folder / name).is_file()]
     model = Model(
@@ -179,22 +181,62 @@ def open_model(
     )
 
 
+def _require_model(given: str, revision: str | None) -> None:
+    """Refuse what is neither a built-in model, nor a folder with one, nor a name on the hub with its commit."""
+    folder = Path(given)
+    if given in BUILT_IN_CHECKPOINTS:
+        return
+    if folder.is_dir():
+        if any((folder / name).is_file() for name in ("config.json", ADAPTER_FILE, PROJECTOR_FILE)):
+            return
+        raise ModelError(
+            "the folder holds no model",
+            where=given,
+            expected=f"recipe.yaml of a run, config.json of a checkpoint, {ADAPTER_FILE} or {PROJECTOR_FILE}",
+            got=", ".join(sorted(path.name for path in folder.iterdir())[:6]) or "an empty folder",
+            fix="name the folder of one run (`radvqa list runs`) or of one model",
+        )
+    if folder.exists() or re.fullmatch(HUB_NAME, given) is None:
+        raise ModelError(
+            "there is no such run or model",
+            where=given,
+            expected=f"a run folder, {', '.join(BUILT_IN_CHECKPOINTS)}, the folder of a model, or OWNER/NAME on the hub",
+            got="a file" if folder.exists() else "no such folder",
+            fix="see `radvqa list runs` and `radvqa list models`",
+        )
+    if revision is None:
+        raise ModelError(
+            "there is no such folder, and as a name on the hub it needs a commit",
+            where=given,
+            fix="correct the path (`radvqa list runs`), or name the commit: --revision COMMIT",
+        )
+
+
 def _with_published(
     folder: Path, file: str, manifest: Mapping[str, Any], model: Model, *, base: str | None, say: Callable[[str], None]
 ) -> tuple[Vlm, str]:
     """A base with the adapters or the projector of a folder that was published, and the digest of both."""
     about = manifest.get("base", {})
+    encoder = about.get("vision_encoder")
     config = read_json(folder / ADAPTER_CONFIG, dict[str, Any]) or {}
+    if encoder is not None and not _is_here(encoder):
+        raise ModelError(
+            "the vision encoder of this base is a folder that is not here",
+            where=str(folder),
+            expected=f"the folder of {encoder['checkpoint']!r}",
+            fix="evaluate the run itself, or a merged export of it",
+        )
+    part = about if encoder is None else about["language_model"]
     # The manifest names no folders of the machine that made it; PEFT's configuration does, as long as it is there.
     noted = config.get("base_model_name_or_path")
-    name = base or about.get("checkpoint")
-    if name is None or not (name in BUILT_IN_CHECKPOINTS or about.get("revision") or Path(name).is_dir()):
+    name = base or part.get("checkpoint")
+    if encoder is None and not _is_here({**part, "checkpoint": name}):
         name = noted
-    if name is None or not (name in BUILT_IN_CHECKPOINTS or about.get("revision") or Path(name).is_dir()):
+    if not _is_here({**part, "checkpoint": name}):
         raise ModelError(
             "the base of these adapters is a folder that is not here",
             where=str(folder),
-            expected=f"the folder of {about.get('checkpoint', 'the base')!r}",
+            expected=f"the folder of {part.get('checkpoint', 'the base')!r}",
             got=repr(name),
             fix="name it with --base FOLDER",
         )
@@ -203,13 +245,15 @@ def _with_published(
         model.model_copy(
             update={
                 "checkpoint": name,
-                "revision": about.get("revision") if base is None else None,
+                "revision": part.get("revision") if base is None else None,
+                "vision_encoder": None if encoder is None else encoder["checkpoint"],
+                "vision_revision": None if encoder is None else encoder.get("revision"),
                 "image_size": size if size in (112, 224) else model.image_size,
             }
         ),
         say=say,
     )
-    expected = str(about.get("weights") or "").partition(",")[0]
+    expected = str(about.get("weights") or "").partition(", projector ")[0]
     if expected and expected != vlm.digest:
         raise ModelError(
             "these adapters belong to another base",
@@ -224,6 +268,12 @@ def _with_published(
         _attach(vlm, folder)
         learnt = next(iter(digest_files([folder / file]).values()))
     return vlm, f"{vlm.digest}, sha256 {learnt}"
+
+
+def _is_here(part: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint that a manifest names can be opened: built in, on the hub, or a folder of this machine."""
+    name = part.get("checkpoint")
+    return name is not None and (name in BUILT_IN_CHECKPOINTS or bool(part.get("revision")) or Path(name).is_dir())
 
 
 def _attach(vlm: Vlm, folder: Path) -> None:

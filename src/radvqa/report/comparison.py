@@ -6,7 +6,7 @@ from radvqa.evaluate.model_comparison import PairedComparisons
 from radvqa.html import Picture, data_uri, page_environment
 from radvqa.records import write_text
 from radvqa.report.comparison_figure import comparison_figure
-from radvqa.report.comparison_wording import READINGS, conclusions, coverage
+from radvqa.report.comparison_wording import conclusions, coverage, reading
 from radvqa.report.wording import p_value, percent, points
 
 
@@ -24,7 +24,7 @@ def write_comparison(comparisons: PairedComparisons, folder: Path, *, sources: d
         conclusions=conclusions(comparisons),
         coverage=coverage(comparisons),
         figure=Picture(uri=data_uri(comparison_figure(comparisons), "image/png")),
-        readings=READINGS,
+        reading_of=reading,
         sources=sources or {},
     )
     write_text(path, page)

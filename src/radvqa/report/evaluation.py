@@ -39,6 +39,26 @@ FLAGS: Mapping[str, str] = {
     "unfinished": "cut at the token limit",
     "degenerate": "the same words over and over",
 }
+SETTINGS: Mapping[str, str] = {
+    "subject": "Run or model",
+    "model": "Base",
+    "revision": "Commit of the base",
+    "weights": "Weights",
+    "dataset": "Data set",
+    "split": "Split",
+    "limit": "First images only",
+    "questions": "Questions",
+    "data": "SHA-256 of questions and pictures",
+    "prompt_id": "Prompt",
+    "layout": "Layout",
+    "dtype": "Computed in",
+    "decoding": "Decoding",
+    "batch_size": "Batch size",
+    "seed": "Seed of shuffling and draws",
+    "floors_from": "Floors learn from",
+    "command": "Command",
+}
+"""Keys of ``evaluation.json`` that the page shows, with their names."""
 PARTS: Mapping[str, str] = {"overall": "all questions", "closed": "closed questions", "open": "open questions"}
 
 
@@ -74,6 +94,8 @@ class Evaluation:
     judge: tuple[tuple[str, str], ...]
     leaks: Leaks | None
     ancestry: tuple[tuple[str, str], ...]
+    subject: str | None
+    settings: tuple[tuple[str, str], ...]
     browser: Browser
 
 
@@ -116,6 +138,7 @@ def read_evaluation(folder: Path, summary: RunSummary | None) -> Evaluation:
     scores = read_json(folder / "scores.json", ScoreFile)
     predictions, samples = _answers(folder), _samples(folder, summary)
     leaks = read_json(folder / "leaks.json", Leaks)
+    about = read_json(folder / "evaluation.json", dict[str, Any]) or {}
     level = scores.summary.level if scores is not None else summary.reference.level if summary is not None else 0.95
     return Evaluation(
         level=level,
@@ -133,7 +156,9 @@ def read_evaluation(folder: Path, summary: RunSummary | None) -> Evaluation:
         probes=read_json(folder / "probes.json", dict[str, Probe]) or {},
         judge=tuple(flat(read_json(folder / "judge.json", dict[str, Any]) or {})),
         leaks=leaks,
-        ancestry=() if leaks is None else tuple(flat(leaks.ancestry)),
+        ancestry=() if leaks is None else tuple(row for row in flat(leaks.ancestry) if row[1] != _plain(None)),
+        subject=about.get("subject"),
+        settings=_settings(about),
         browser=browse(predictions, {one.sample_id: one.image for one in samples}),
     )
 
@@ -180,6 +205,14 @@ def _samples(folder: Path, summary: RunSummary | None) -> list[VqaSample]:
     if summary is not None:
         found = [folder / "samples" / f"{summary.dataset}-{summary.split}.jsonl"]
     return [sample for path in found for sample in read_optional(path, VqaSample)]
+
+
+def _settings(about: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """``evaluation.json`` as rows; of a folder of this machine only its name."""
+    shown = dict(about)
+    if "model" in shown:
+        shown["model"] = Path(str(shown["model"])).name if Path(str(shown["model"])).is_absolute() else shown["model"]
+    return tuple((SETTINGS[name], _plain(value)) for name, value in shown.items() if name in SETTINGS)
 
 
 def _headline(summary: RunSummary | None, scores: ScoreFile | None) -> Scores:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from radvqa.report.contents import Estimate, Scores
 
@@ -141,18 +141,29 @@ class Probe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedWith:
-    """What the evaluated questions share with one training set; None where it was not compared."""
+    """What the evaluated questions share with one set; None where it was not compared.
+
+    ``kind``: ``trained_on``, or ``own_train`` for the data set's train split, which need not be trained on.
+    """
 
     samples: int
     images: int
+    kind: Literal["trained_on", "own_train"] | None = None
     shared_pictures: int | None = None
     questions_on_them: int | None = None
     pictures: tuple[str, ...] = ()
     shared_groups: int = 0
-    same_rows: int = 0
+    same_rows: int | None = None
     rows: tuple[str, ...] = ()
     share_of_questions_seen: float | None = None
     share_of_open_answers_seen: float | None = None
+
+    @property
+    def found(self) -> bool | None:
+        """Whether a picture, a group or a whole row is in both; None where pictures were not compared."""
+        if self.shared_pictures or self.shared_groups or self.same_rows:
+            return True
+        return None if self.shared_pictures is None else False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +174,21 @@ class Leaks:
     ancestry: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def found(self) -> bool:
-        """Whether a picture, a group or a whole row of the questions was trained on."""
-        return any(one.shared_pictures or one.shared_groups or one.same_rows for one in self.compared_with.values())
+    def trained_on(self) -> bool:
+        """Whether any compared set is known to be trained on."""
+        return any(one.kind == "trained_on" for one in self.compared_with.values())
+
+    @property
+    def found_in_training(self) -> bool:
+        """Whether something of the questions is in a set that is known to be trained on."""
+        return any(one.found for one in self.compared_with.values() if one.kind == "trained_on")
+
+    @property
+    def found_in(self) -> tuple[str, ...]:
+        """The sets, trained on or not, with something of the questions."""
+        return tuple(name for name, one in self.compared_with.items() if one.found)
+
+    @property
+    def not_compared(self) -> tuple[str, ...]:
+        """The sets whose pictures were not compared."""
+        return tuple(name for name, one in self.compared_with.items() if one.shared_pictures is None)

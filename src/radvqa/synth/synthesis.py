@@ -31,6 +31,7 @@ from radvqa.data.adapters.synthetic import DECISIONS, PAIRS, SUMMARY
 from radvqa.errors import DataError, RecipeError, RunError
 from radvqa.llm import Failure, ModelIdentity, Reply, Request, Sampling
 from radvqa.llm.account import Account
+from radvqa.llm.asking import ask, outcome_of, request_key
 from radvqa.llm.opening import open_text_model
 from radvqa.recipe import SynthRecipe
 from radvqa.recipe.sections import did_you_mean
@@ -42,7 +43,6 @@ from radvqa.run.progress import Progress
 from radvqa.run.provenance import collect_provenance, digest_files, process_start
 from radvqa.sample import Split
 from radvqa.synth import review
-from radvqa.synth.asking import ask, outcome_of, request_key
 from radvqa.synth.assembly import Made, assemble
 from radvqa.synth.captions import Selection, select, source_of
 from radvqa.synth.drafts import RULES, Asked, DraftedCaption, Drafting, drafted
@@ -259,7 +259,7 @@ def _answered(
             if journal.cut_bytes:
                 progress.say(f"  the last reply was cut off by a kill ({journal.cut_bytes} bytes) and is asked again")
             requests = (_request(one, source, identity) for source in sources for one in asked)
-            ask(requests, model, journal, total=len(sources) * len(asked), progress=progress)
+            ask(requests, model, journal, what="replies", total=len(sources) * len(asked), progress=progress)
             seconds = time.monotonic() - began
             # Only now is known whether the endpoint could hold replies to a schema.
             return _collected(recipe, sources, asked, model.identity, journal, seconds=seconds)
