@@ -179,16 +179,16 @@ def test_the_coarser_groups_are_used_and_told():
 
 
 def test_five_groups_or_fewer_can_show_no_difference():
-    ours, theirs = answers("a", 0.0, images=5), answers("b", 1.0, images=5)
-    theirs[0] = replace(theirs[0], text="wrong")
+    ours, theirs = answers("a", 1.0, images=5), answers("b", 0.0, images=5)
+    ours[0] = replace(ours[0], text="wrong")
     few = compare_models({"a": ours, "b": theirs}, reference="a", resamples=FEW)["models"]["b"]["parts"]["all"]
-    assert few["clustered_t"]["low"] > 0
+    assert few["clustered_t"]["high"] < 0
     assert (few["p_randomisation"], few["least_p"]) == (2**-4, 2**-4)
     assert (few["verdict"], few["detectable"]) == ("too_few", None)
     # Seven groups show it between two models, but not among four.
-    ours, theirs = answers("a", 0.0, images=7), answers("b", 1.0, images=7)
-    theirs[0] = replace(theirs[0], text="wrong")
-    for names, verdict, known in (("b", "better", True), ("bcde", "too_few", False)):
+    ours, theirs = answers("a", 1.0, images=7), answers("b", 0.0, images=7)
+    ours[0] = replace(ours[0], text="wrong")
+    for names, verdict, known in (("b", "worse", True), ("bcde", "too_few", False)):
         found = compare_models({"a": ours, **dict.fromkeys(names, theirs)}, reference="a", resamples=FEW, slices=())
         one = found["models"]["b"]["parts"]["all"]
         assert one["least_p"] == len(names) * 2**-6

@@ -1,6 +1,9 @@
 """Open answers: the reading is found without a look at the reference, and unknown words are never taken away."""
 
+from pathlib import Path
+
 import pytest
+import yaml
 from replies import reply
 
 from radvqa.evaluate.metrics import score_answer
@@ -11,6 +14,7 @@ WEIGHTING = "What is the mr weighting in this image?"
 KIDNEYS = "How many kidneys in this image?"
 
 WRONG = [
+    (ORGAN, "Liver as well", "Liver"),
     (ORGAN, "Liver. Kidney. Spleen.", "Liver"),
     (ORGAN, "Liver\nKidney", "Liver"),
     (ORGAN, "Liver. I am not certain at all about it.", "Liver"),
@@ -78,6 +82,8 @@ RIGHT = [
     ("Which organs are shown?", "1. Liver\n2. Spleen", "Spleen, Liver"),
 ]
 
+HELD_OUT = yaml.safe_load(Path(__file__).with_name("held_out_open_answers.yaml").read_text(encoding="utf-8"))
+
 
 @pytest.mark.parametrize(("question", "text", "reference"), WRONG)
 def test_what_is_not_the_answer_never_counts(question, text, reference):
@@ -95,3 +101,15 @@ def test_what_only_repeats_the_question_does_no_harm(question, text, reference):
 def test_the_reading_does_not_depend_on_a_wrong_reference(question, text, _reference):
     one, other = (score_answer(reply(text, wrong, question=question)) for wrong in ("Femur", "Skin, Hair"))
     assert (one.state, one.rule, one.span) == (other.state, other.rule, other.span)
+
+
+def test_held_out_answers():
+    """No wrong one counts; the right ones that are missed are known."""
+    counted = [
+        (text, right)
+        for question, text, reference, right in HELD_OUT
+        if score_answer(reply(text, reference, question=question)).scores["accuracy"]
+    ]
+    assert [text for text, right in counted if not right] == []
+    missed = [text for _, text, _, right in HELD_OUT if right and (text, right) not in counted]
+    assert len(missed) <= 3, missed

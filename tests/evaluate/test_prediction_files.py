@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from radvqa.errors import DataError, RadvqaError, RecipeError
 from radvqa.evaluate import prediction_files
+from radvqa.evaluate.metrics import score_answer
 from radvqa.evaluate.prediction_files import read_gold, read_predictions
 from radvqa.records import write_records
 from radvqa.sample import Prediction
@@ -69,7 +70,6 @@ def test_the_lean_form_is_enough(path):
         ({"question_id": 1, "pred": "a", "gt": "b"}, "a", "b"),
         ({"qid": 1, "prediction": "a", "answer": "b"}, "a", "b"),
         ({"id": 1, "answer": "a", "gt_ans": "b"}, "a", "b"),
-        ({"id": 1, "answer": "a", "label": "b"}, "a", "b"),
         ({"index": 1, "Response": "a", "Ground Truth": "b"}, "a", "b"),
         ({"id": 1, "prediction": "a", "answers": ["b"]}, "a", "b"),
         ({"doc_id": 1, "doc": {"answer": "c", "question": "?"}, "target": "b", "filtered_resps": ["a"]}, "a", "b"),
@@ -95,6 +95,10 @@ def test_columns_of_known_names_are_found_and_told(path, row, text, reference):
         ({"id": 1, "pred": "a", "gt": "c", "target": "d"}, "several columns could be the reference answers"),
         ({"id": 1, "pred": "a", "answer": "c", "label": 3}, "several columns could be the reference answers"),
         ({"id": 1, "pred": "a"}, "no column is clearly that of the reference answers"),
+        ({"id": 1, "answer": "a", "output": "b", "target": "c"}, "the reference answers.*target, answer"),
+        ({"id": 1, "answer": "a", "label": "b"}, "the model's answers.*answer, label"),
+        ({"question_id": 1, "question": "?", "answer": "a", "text": "caption"}, "the model's answers.*text, answer"),
+        ({"sample_id": 1, "references": "a", "text": "b", "prediction": "c"}, "the model's answers.*text, prediction"),
         ({"question_id": 1, "qid": 2, "pred": "a", "gt": "b"}, "several columns could be sample_id: question_id, qid"),
     ],
 )
@@ -148,13 +152,77 @@ def test_what_is_no_text(path):
     rows = [{**LEAN, "sample_id": str(n), "text": value} for n, value in enumerate(values)]
     found = read_predictions(lines(path, rows))
     by_id = {one.sample_id: one for one in found.predictions}
-    assert [by_id[n].text for n in "0145"] == ["3", "2.5", "one", ""]
+    assert [by_id[n].text for n in "014567"] == ["3", "2.5", "one", "", '{"a": 1}', '["a", "b"]']
     assert [one.sample_id for one in found.predictions if one.missing] == ["2", "3"]
-    assert reasons(found) == ["answer_not_text"] * 3
+    assert by_id["8"].text == "true" and found.rejects == ()
     assert by_id["9"].text == "half \N{REPLACEMENT CHARACTER} pair"
     assert len(by_id["10"].text) == 100_000
     assert said(found, "2 answers or references were numbers")
-    assert said(found, "3 rows not scored (answer_not_text)") and said(found, "no Unicode") and said(found, "longer")
+    assert said(found, "3 values are several answers") and said(found, "no Unicode") and said(found, "longer")
+
+
+def test_malformed_answers_count_alike_with_and_without_a_gold_file(tmp_path, path):
+    values = ["Yes", ["Yes", "No"], {"answer": "no"}, ["Yes", "Yes"], 3, "No"]
+    lines(path, [{"qid": n, "question": "Is it?", "pred": value, "gt": "Yes"} for n, value in enumerate(values)])
+    gold = lines(tmp_path / "gold.jsonl", [{"qid": n, "question": "Is it?", "gt": "Yes"} for n in range(len(values))])
+    alone = read_predictions(path).predictions
+    joined = read_predictions(path, gold=read_gold(gold).predictions).predictions
+    assert [score_answer(one) for one in alone] == [score_answer(one) for one in joined]
+    assert score_answer(alone[1]).state == "ambiguous"
+    # What stands beside the answer may be anything too.
+    lines(path, [{**LEAN, "question": {"en": "?"}, "group_id": ["g"], "decoding": True}])
+    assert read_predictions(path).predictions[0].question == '{"en": "?"}'
+
+
+def test_the_keys_of_an_object_are_ids_where_rows_have_none(tmp_path):
+    table = tmp_path / "a.json"
+    answer = {"pred": "a", "gt": "b"}
+    for rows, ids in (
+        ({"q1": answer, "q2": answer}, ["q1", "q2"]),
+        ({"q1": {"index": 0, **answer}, "q2": {"index": 1, **answer}}, ["q1", "q2"]),
+        ({"q1": {"id": 7, **answer}, "q2": answer, "q3": {"id": None, **answer}}, ["7", "q2", "q3"]),
+        ({"0": {"qid": "a", **answer}, "1": {"qid": "b", **answer}}, ["a", "b"]),
+    ):
+        table.write_text(json.dumps(rows))
+        found = read_predictions(table)
+        assert [one.sample_id for one in found.predictions] == ids
+        assert said(found, "object of objects")
+
+
+def test_a_quotation_mark_that_is_never_closed_is_an_error(tmp_path):
+    table = tmp_path / "a.csv"
+    table.write_text('id,pred,gt\n1,a,Yes\n2,"a,Yes\n3,a,Yes\n4,a,Yes\n')
+    with pytest.raises(DataError, match=r"(?s)swallows rows.*line 3.*never closed"):
+        read_predictions(table)
+    table.write_text('id,pred,gt\n1,a,"Yes\nNo"\n2,a,"Yes ""x"""')
+    assert [one.references for one in read_predictions(table).predictions] == [("Yes\nNo",), ('Yes "x"',)]
+
+
+def test_gaps_of_a_csv_file_are_missing_answers_or_no_reference(tmp_path):
+    table = tmp_path / "a.csv"
+    table.write_text("id,pred,gt\n1,nan,Yes\n2,NULL,Yes\n3,None,No\n4,,No\n5,no,NaN\n6,no,No\n")
+    found = read_predictions(table)
+    assert [(one.text, one.missing) for one in found.predictions] == [
+        ("", True), ("", True), ("None", False), ("", False), ("no", False),
+    ]  # fmt: skip
+    assert reasons(found) == ["no_reference"]
+    assert said(found, "3 cells of the table are nan, NULL or NA")
+
+
+def test_odd_numbers_and_lists_are_not_taken_for_others(tmp_path, path):
+    table = tmp_path / "a.json"
+    rows = [f'{{"id": {value}, "pred": "a", "gt": "b"}}' for value in ("9" * 5000, '"1.00"', '"1"', "2.0", "1e999", 3)]
+    table.write_text(f"[{', '.join(rows)}]")
+    found = read_predictions(table)
+    assert [one.sample_id for one in found.predictions][1:] == ["1.00", "1", "2", "3"]
+    assert found.predictions[0].sample_id.startswith("sha256:")
+    assert reasons(found) == ["sample_id_not_text"]
+    lines(
+        path, [{**LEAN, "sample_id": n, "references": text} for n, text in enumerate(["['Yes', 'Y']", "['Yes' 'Y']"])]
+    )
+    found = read_predictions(path)
+    assert [one.references for one in found.predictions] == [("Yes", "Y"), ("['Yes' 'Y']",)]
+    assert said(found, "1 references are written as Python lists")
 
 
 def test_rows_that_cannot_be_scored_are_counted_with_a_reason(path):
@@ -218,8 +286,7 @@ def test_questions_of_the_gold_file_without_answer_are_missing(tmp_path, path):
     assert reasons(found) == ["not_asked"]
     assert said(found, "2 of 5 questions of the gold file have no answer")
     assert not said(found, "too narrow") and not said(found, "inferred")
-    # A row that is no answer leaves its question missing, not out of the count.
-    lines(path, [{"question_id": n, "answer": "yes" if n else {"a": 1}} for n in range(4)])
+    lines(path, [{"question_id": n, "answer": "yes" if n else None} for n in range(4)])
     assert [one.missing for one in read_predictions(path, gold=gold.predictions).predictions] == [
         True,
         *[False] * 3,

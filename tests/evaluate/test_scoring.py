@@ -1,4 +1,6 @@
+import difflib
 import json
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +13,7 @@ from radvqa.errors import DataError, RecipeError
 from radvqa.evaluate.consistency import consistency
 from radvqa.evaluate.metrics import METRICS, score_answer
 from radvqa.evaluate.protocols import PROTOCOLS
+from radvqa.evaluate.protocols.medvint import Labels
 from radvqa.evaluate.scoring import score_predictions
 from radvqa.evaluate.slices import slice_contrasts
 from radvqa.evaluate.statistics import cluster_interval, design_effect, wilson
@@ -126,6 +129,63 @@ def test_items_tell_what_was_made_of_each_answer():
     for item, prediction in zip(items, predictions, strict=True):
         if item["span"] is not None:
             assert prediction.text[slice(*item["span"])] == item["answer"]
+
+
+def sentences(count, seed=0):
+    """Distinct references, and answers that are others, the same words in another order, or more."""
+    rng = np.random.default_rng(seed)
+    words = [
+        "left",
+        "right",
+        "upper",
+        "lung",
+        "liver",
+        "opacity",
+        "effusion",
+        "small",
+        "no",
+        "mass",
+        "shows",
+        "with",
+        "of",
+    ]
+
+    def sentence(least, most):
+        return " ".join(rng.choice(words, rng.integers(least, most))).capitalize() + "."
+
+    references = [sentence(6, 20) for _ in range(count)]
+    texts = [
+        [sentence(20, 50), " ".join(rng.permutation(one.split())), f"{one} {sentence(3, 12)}"][n % 3]
+        for n, one in enumerate(references)
+    ]
+    return references, texts
+
+
+def test_many_distinct_sentences_take_seconds():
+    references, texts = sentences(600)
+    predictions = [
+        answered(n, text, reference, question=f"What is seen at {n}?", group=f"g{n // 5}", logprob=-0.1)
+        for n, (text, reference) in enumerate(zip(texts, references, strict=True))
+    ]
+    start = time.process_time()
+    scores = scored(predictions)
+    assert time.process_time() - start < 10
+    assert scores["counts"]["samples"] == 600
+
+
+def test_the_nearest_label_among_sentences_is_that_of_plain_difflib():
+    references, texts = sentences(90, seed=1)
+    long = [f"{texts[2]} {'effusion and ' * 30}", "ж" * 70, references[0] + "ж"]
+    labels = sorted({*references, "ж肺", "肺 lung"})
+    known = Labels(labels)
+
+    def nearest(text):
+        ratios = [difflib.SequenceMatcher(None, label, text).ratio() for label in labels]
+        return labels[ratios.index(max(ratios))] if max(ratios) > 0 else None
+
+    found = {text: nearest(text) for text in [*texts[:6], *long]}
+    for text, label in found.items():
+        assert [one for one in labels if known.is_nearest(one, text)] == [label] * (label is not None)
 
 
 @settings(deadline=None, max_examples=5)

@@ -44,6 +44,46 @@ def test_held_out_replies_are_read_rightly_and_no_verdict_is_invented():
     assert found["right"] / found.total() >= 0.95
 
 
+@pytest.mark.parametrize("part", ["adversarial", "adversarial_repaired", "adversarial_held_out"])
+def test_no_verdict_is_invented_or_turned_round(part):
+    found = outcomes(part)
+    assert found["invented"] == found["wrong"] == 0
+    assert found["right"] / found.total() >= 0.95
+
+
+@pytest.mark.parametrize(
+    ("text", "state"),
+    [
+        ("Yes, there is no mass.", "ambiguous"),
+        ("No, I cannot answer that question.", "refused"),
+        ("No, it is not possible to determine this.", "unsure"),
+        ("Yes, maybe.", "unsure"),
+        ("Yes?", "unsure"),
+        ("A) Yes B) No", "ambiguous"),
+        ("The answer is yes. The answer is no.", "ambiguous"),
+        ("If the border is sharp, there is a mass.", "no_verdict"),
+        ("Certainly! I can help with that.", "no_verdict"),
+    ],
+)
+def test_why_there_is_no_verdict(text, state):
+    found = read_verdict(text, question="Is there a mass?")
+    assert (found.state, found.verdict) == (state, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict", "rule"),
+    [
+        ("Nodule: yes. Mass: no.", "no", "labelled"),
+        ("No. Wait, looking again, there is a mass.", "yes", "corrected"),
+        ("Certainly! There is no mass.", "no", "denied"),
+        ("Certainly.", "yes", "opening"),
+    ],
+)
+def test_the_rule_that_gave_the_verdict(text, verdict, rule):
+    found = read_verdict(text, question="Is there a mass?")
+    assert (found.verdict, found.rule) == (verdict, rule)
+
+
 @pytest.mark.parametrize("word", ["Yes", "yes", "YES", "Yeah", "No", "no", "NO", "Nope"])
 @pytest.mark.parametrize(
     "frame",
@@ -131,4 +171,4 @@ def test_alternatives(text, offers):
 
 def test_clauses_open_contractions_and_keep_decimals():
     found = [clause.words for clause in clauses("It isn't 3.5 cm, but it's large. Can’t see?")]
-    assert found == [("it", "is", "not", "3", ",", "5", "cm", ","), ("it", "is", "large")]
+    assert found == [("it", "is", "not", "3", ",", "5", "cm"), ("it", "is", "large")]

@@ -54,7 +54,7 @@ def test_a_hostile_experiment_makes_an_ordinary_page() -> None:
                 "stages": [{"name": "align", "datasets": ["phantom"], "updates": 1}],
                 "evaluate": {"dataset": "phantom"},
             },
-            "cells": {"a": {}, "b": {}},
+            "cells": {"a": {}, "b": {"set": {"stages.align.updates": 2}}},
             "reference": "a",
             "trend": {"label": HOSTILE, "at": {"a": 0, "b": 1}},
         },

@@ -204,7 +204,7 @@ def test_further_splits_are_asked_of_every_cell(experiment: Experiment, finished
     assert {one.comparisons for one in contents.effects} == {4}
     text = page.read_text(encoding="utf-8")
     assert "effects-2.png" in text
-    assert "Questions under evaluate\\_on are not guarded" in text
+    assert "Questions under evaluate_on are not guarded" in text
     assert "| short | 1, 2 | phantom test | phantom, train | pictures: 0; groups: 0; rows: 0 |" in text
 
     # An evaluation of other questions, settings or weights is not this one.

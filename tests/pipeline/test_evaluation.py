@@ -304,7 +304,7 @@ def test_adapters_of_another_base_are_refused(published: Path) -> None:
 
 
 def test_a_hub_name_needs_its_revision() -> None:
-    with pytest.raises((RadvqaError, ValueError), match="needs revision"):
+    with pytest.raises((RadvqaError, ValueError), match="needs a commit"):
         opened("owner/name")
 
 

@@ -63,9 +63,9 @@ def test_luck_among_several_models_is_named():
 
 def test_the_test_that_failed_is_named_beside_an_interval_without_zero():
     sets = {name: [replace(one, group_id=f"g{number % 5}") for number, one in enumerate(answers(name, share))]
-            for name, share in (("a", 0.2), ("b", 0.9))}  # fmt: skip
+            for name, share in (("a", 0.9), ("b", 0.2))}  # fmt: skip
     found = compare_models(sets, reference="a", resamples=300)
-    assert found["models"]["b"]["parts"]["all"]["clustered_t"]["low"] > 0
+    assert found["models"]["b"]["parts"]["all"]["clustered_t"]["high"] < 0
     text = " ".join(conclusions(found)["b"])
     assert text.startswith("It is not shown that b and a differ")
     assert "The interval excludes 0, but a claim needs two tests: swapping" in text
@@ -75,7 +75,7 @@ def test_the_test_that_failed_is_named_beside_an_interval_without_zero():
     one = found["models"]["b"]["parts"]["all"]
     one.update(p_randomisation=0.03, p=0.03, adjusted_p=0.06, least_p=0.001, verdict="unclear")
     assert reading(one, 0.95) == "no difference shown; adjusted p = 0.060"
-    one["clustered_t"]["low"] = -0.01
+    one["clustered_t"]["high"] = 0.01
     assert reading(one, 0.95) == "no difference shown"
 
 

@@ -79,8 +79,9 @@ PROBE = result(
 
 
 SHARED = {
-    "kind": "trained_on", "samples": 900, "images": 80, "shared_pictures": 2, "questions_on_them": 9, "pictures": [f"a and b: {HOSTILE}"],
-    "shared_groups": 0, "same_rows": 1, "rows": [], "share_of_questions_seen": 0.5, "share_of_open_answers_seen": None,
+    "kind": "trained_on", "samples": 900, "images": 80, "shared_pictures": 2, "questions_on_them": 9,
+    "pictures": [f"a and b: {HOSTILE}"], "shared_groups": 0, "same_rows": 1, "rows": [], "share_of_questions_seen": 0.5,
+    "share_of_open_answers_seen": None,
 }  # fmt: skip
 LEAKS = {"evaluated": {"samples": 64}, "compared_with": {"slake, train": SHARED}, "ancestry": {"run": "earlier"}}
 

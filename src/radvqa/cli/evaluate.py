@@ -109,6 +109,7 @@ def evaluate(
             raise RecipeError(
                 "the embedded base has no variant of this size", where="--image-size", expected="112, 224"
             )
+        pipeline.require_model(subject, revision)
         require_questions(asked)
         opened = pipeline.open_model(
             subject,

@@ -5,9 +5,9 @@ from collections.abc import Hashable, Sequence
 from typing import TypedDict
 
 from radvqa.evaluate.metrics import HEADLINE, Scored
-from radvqa.evaluate.normalise import answer_parts
 from radvqa.evaluate.statistics import score_interval
 from radvqa.evaluate.summary import Estimate, estimate
+from radvqa.evaluate.synonyms import canonical_parts
 from radvqa.sample import Prediction
 
 
@@ -62,9 +62,9 @@ def consistency(
 
 
 def _wanted(prediction: Prediction) -> Hashable:
-    return frozenset(answer_parts(reference) for reference in prediction.references)
+    return frozenset(canonical_parts(reference) for reference in prediction.references)
 
 
 def _given(scored: Scored, row: int) -> Hashable:
     """What was answered; where nothing was, something that equals no other."""
-    return scored.verdict or answer_parts(scored.answer) or row
+    return row if scored.state != "answered" else scored.verdict or canonical_parts(scored.answer) or row

@@ -84,7 +84,7 @@ def intraclass_correlations(
         return value, low, high
 
     single = (one_way(ms_within, n * (k - 1)), agreement(), one_way(ms_error, (n - 1) * (k - 1)))
-    average = tuple(_coefficient(*(_of_mean(rho, k) for rho in found), of_mean=found[0]) for found in single)
+    average = tuple(_coefficient(*(_of_mean(rho, k) for rho in found)) for found in single)
     return IntraclassCorrelations(*(_coefficient(*found) for found in single), *average)
 
 
@@ -98,11 +98,9 @@ def _of_mean(rho: float, k: int) -> float:
     return k * rho / denominator if denominator > 1e-12 else math.nan
 
 
-def _coefficient(value: float, low: float, high: float, *, of_mean: float = math.nan) -> Coefficient:
-    """``of_mean``: the coefficient of one rating that this one of the mean is made from."""
+def _coefficient(value: float, low: float, high: float) -> Coefficient:
     if math.isnan(value):
-        note = "nothing varies" if math.isnan(of_mean) else "the means of the items do not vary, readers aside"
-        return Coefficient(value=None, low=None, high=None, note=note)
+        return Coefficient(value=None, low=None, high=None, note="items do not vary, or no more than by chance")
     note = "below -1: items differ less than by chance" if value < -1 else ""
     if math.isnan(low) or math.isnan(high):
         return Coefficient(value=value, low=None, high=None, note=note or "there is no interval: no error was seen, or "

@@ -137,8 +137,8 @@ def _decide(
 ) -> tuple[Reading, State, Literal["yes", "no"] | None, bool]:
     """The reading that counts, the state, the verdict, and whether it is right.
 
-    The first reading that equals a reference counts, whatever it says ("unknown" may be the reference); else, where
-    the reference is a verdict, the region; else the narrowest reading.
+    The readings do not depend on the references. One that equals a reference counts, whatever it says ("unknown" may
+    be the reference); else, where the reference is a verdict, the region; else the narrowest reading.
     """
     region = answer_region(text, question)
     verdicts = [reference for reference in references if reference.is_verdict]

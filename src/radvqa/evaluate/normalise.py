@@ -3,11 +3,20 @@
 import re
 import unicodedata
 
-_ONE_SPELLING = str.maketrans({"’": "'", "ʼ": "'", "\N{MINUS SIGN}": "-"})
+_ONE_SPELLING = str.maketrans({"’": "'", "ʼ": "'", "\N{MINUS SIGN}": "-", "⁄": "/", "≤": "<=", "≥": ">="})
+_SUPERSCRIPT = re.compile(r"(?<=[^\W_])[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
+_VULGAR_FRACTION = re.compile(r"(?<=\d)(?=[¼½¾⅐-⅞↉])")
 _APOSTROPHE = re.compile(r"(?<=[^\W\d_])'(?=[^\W\d_])")
 _THOUSANDS = re.compile(r"(?<![\w.])\d{1,3}(?:,\d{3})+(?!\d)")
 _BARE_DECIMAL_POINT = re.compile(r"(?<![^\W_.])\.(?=\d)")
-_TOKEN = re.compile(r"(?:(?<![^\W_])-(?=\d))?[^\W_]+(?:(?<=\d)\.(?=\d)[^\W_]+)*")
+_BLANK_AT_NUMBER = re.compile(r"(?<=[<>=])\s+(?=[-\d])|(?<=\d)\s+(?=%)")
+_AT_NUMBER = re.compile("[<>%]")
+_TOKEN = re.compile(
+    r"(?:(?:<=?|>=|(?<![^\s(])>)(?=-?\d))?"  # "<5" and ">5", but not the end of a tag
+    r"(?:(?<![^\W_])-(?=\d))?"
+    r"[^\W_]+(?:(?:(?<=\d)[./]|\^)(?=\d)[^\W_]+)*"
+    r"(?:(?<=\d)%)?(?:(?:\+|(?<=[\d%])-)(?![^\W_]|[+-]))?"
+)
 _XRAY = re.compile(r"\bx (rays?)\b")
 
 
@@ -22,8 +31,9 @@ def normalise_answer(text: str) -> str:
     2. *Apostrophes* between letters vanish ("Crohn's", "Crohns"), as in SQuAD.
     3. *Numbers* keep their value: a decimal point between digits stays and ".5" is "0.5"; commas between groups of
        three digits vanish ("1,000"); a minus sign in front of a number stays unless it joins two words ("-50 HU", but
-       "L4-5"). VQA v2 keeps decimal points and drops digit commas too; the sign is our addition because Hounsfield
-       units need it.
+       "L4-5"). "<", ">", "<=", ">=" before a number and "%" after it stay, as do a fraction ("1/2", also "½"), a power
+       ("10^2", also "10²") and a closing "+" or, after a digit, "-" ("HER2+"). VQA v2 keeps decimal points and drops
+       digit commas too; the signs are our addition because Hounsfield units, sizes and receptors need them.
     4. *All other punctuation* and symbols separate tokens ("U-shaped" is "u shaped"), as in the official VQA v2 rule
        for marks inside words; SQuAD would delete them and glue "Right Lung,Upper Left" together.
     5. *"x-ray"*, "x ray" and "xray" are one word, as in the answer rules of M2I2 and MUMC.
@@ -61,7 +71,8 @@ def _canonical_text(text: str) -> str:
     if text.isascii():  # The same result, sooner.
         folded = _APOSTROPHE.sub("", text.lower()) if "'" in text else text.lower()
     else:
-        folded = unicodedata.normalize("NFD", text).casefold()
+        folded = _VULGAR_FRACTION.sub(" ", _SUPERSCRIPT.sub(r"^\g<0>", text))
+        folded = unicodedata.normalize("NFD", folded).casefold()
         folded = unicodedata.normalize("NFKC", folded).casefold()
         folded = unicodedata.normalize("NFKC", folded).translate(_ONE_SPELLING)
         folded = _APOSTROPHE.sub("", folded)
@@ -69,7 +80,9 @@ def _canonical_text(text: str) -> str:
         folded = unicodedata.normalize("NFKC", folded)
     if "," in folded:
         folded = _THOUSANDS.sub(lambda number: number[0].replace(",", ""), folded)
-    return _BARE_DECIMAL_POINT.sub("0.", folded) if "." in folded else folded
+    if "." in folded:
+        folded = _BARE_DECIMAL_POINT.sub("0.", folded)
+    return _BLANK_AT_NUMBER.sub("", folded) if _AT_NUMBER.search(folded) else folded
 
 
 def _normal_form(text: str) -> str:

@@ -197,17 +197,22 @@ def equivalence(
         return Equivalence(1.0, 1.0, 1.0, math.nan, math.nan, not_worse=False, equivalent=False)
 
     def half(log_alpha: float) -> float:
-        spread = 0.0 if flat else float(stats.t.isf(math.exp(log_alpha), df)) * standard_error
+        spread = 0.0 if flat else max(float(stats.t.isf(math.exp(log_alpha), df)), 0.0) * standard_error
         return spread + (0.0 if groups is None else -math.expm1(log_alpha / groups))
 
     def p_of(room: float) -> float:
         """The level at which a limit comes to lie on the margin, ``room`` away."""
-        if groups is None:
-            return float(stats.t.sf(room / standard_error, df))
-        most, least = math.log1p(-1e-15), -700.0
-        if half(most) >= room:
+        spread = float(room <= 0) if flat else float(stats.t.sf(room / standard_error, df))
+        unseen = 0.0 if groups is None else max(1 - max(room, 0.0), 0.0) ** groups
+        # Each of the two parts alone would take the room at its own level, so both together do at a higher one.
+        least, most = max(spread, unseen), 1 - 1e-15
+        if groups is None or flat or least == 0:
+            return least
+        if room <= 0 or least >= most or half(math.log(most)) >= room:
             return 1.0
-        return math.exp(optimize.brentq(lambda x: half(x) - room, least, most)) if half(least) > room else 0.0
+        if half(math.log(least)) <= room:  # But for rounding, one part is all there is.
+            return least
+        return math.exp(optimize.brentq(lambda x: half(x) - room, math.log(least), math.log(most)))
 
     not_worse, not_better = p_of(margin + difference), p_of(margin - difference)
     p, width = max(not_worse, not_better), half(math.log(alpha))

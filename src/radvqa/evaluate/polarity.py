@@ -2,11 +2,12 @@
 
 "There is no evidence of effusion" answers "Is there effusion?" with no and says nothing to "Is the chest clear?".
 Question and statement become sets of word stems with a sign; an assertion must cover what is asked, a denial must deny
-no more than what is asked, sides must agree. Where that decides nothing, nothing is decided.
+no more than what is asked, sides must agree. A clause with any word of meaning that is neither in the question nor
+known to be harmless (``statement_words.yaml``: degrees, anatomy, ...) decides nothing.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Literal, NamedTuple
 
 from radvqa.evaluate.statements import (
@@ -35,6 +36,15 @@ _BE = {
 _FILLERS = WORDS["fillers"]
 _VERBS = WORDS["verbs"]
 _NOT_POLAR = WORDS["not_polar"]
+_REQUESTS = WORDS["requests"]
+_ARTICLES = frozenset(["a", "an", "the", "any", "of", "in", "on", "this", "and", "image", "picture", "with", ","])
+_FRAMES = (
+    ("i", "would", "say", "that"), ("i", "would", "say"), ("i", "think", "that"),
+    ("i", "think"), ("i", "believe", "that"),
+    ("i", "believe"), ("it", "appears", "that"), ("it", "seems", "that"), ("undoubtedly", "that"),
+    ("there", "is", "undoubtedly", "that"),
+)  # fmt: skip
+"""What may stand in front of a statement and leave it as it is."""
 _BARE = {
     **dict.fromkeys(("present", "visible", "seen", "positive"), True),
     **dict.fromkeys(("absent", "none", "negative"), False),
@@ -70,19 +80,81 @@ def decide(question: str, text: str) -> list[Decision]:
     asked = _read_question(question)
     if not asked.polar:
         return []
-    found = (_decide(asked, clause) for clause in clauses(text))
-    return [decision for decision in found if decision is not None]
+    found: list[Decision] = []
+    on_topic = True
+    known = asked.focus | asked.places | asked.sides | _stems_of("degrees")
+    for clause in clauses(text):
+        words = _without_frame(clause.words)
+        decision = _decide(asked, clause._replace(words=words), on_topic=on_topic)
+        if decision is not None and (decision.rule == "ellipsis" or not _says_more(asked, words)):
+            found.append(decision)
+        # "It" after a clause about something else stands for that.
+        on_topic = on_topic and content_of(words)[0] <= known
+    return found
 
 
-def _decide(asked: _Question, clause: Clause) -> Decision | None:
+def covers(label: str, question: str) -> bool:
+    """Whether a label ("Pleural effusion", "fracture present") names what the yes/no question asks and no more."""
+    asked = _read_question(question)
+    words = [word for clause in clauses(label.replace("_", " ")) for word in clause.words]
+    content = content_of(words)[0]
+    if not asked.polar or not asked.focus or set(words) & (NEGATIONS | _HEDGES):
+        return False
+    return asked.focus <= content <= asked.focus | asked.places | asked.sides and content & SIDES <= asked.sides
+
+
+def _without_frame(words: tuple[str, ...]) -> tuple[str, ...]:
+    for frame in _FRAMES:
+        if words[: len(frame)] == frame and len(words) > len(frame):
+            return words[len(frame) :]
+    return words
+
+
+@cache
+def _stems_of(name: str) -> frozenset[str]:
+    return frozenset(stem(word) for word in WORDS[name]) | content_of(sorted(WORDS[name]))[0]
+
+
+def _unknown(asked: _Question, words: Sequence[str]) -> frozenset[str]:
+    """The stems of a clause that are neither asked about nor known to be harmless."""
+    known = asked.focus | asked.places | asked.sides | _stems_of("degrees") | _stems_of("anatomy")
+    unknown = content_of(words)[0] - known
+    if not unknown & _stems_of("findings") or not asked.existence:
+        return unknown
+    unknown = frozenset()
+    for part in _parts(words):
+        content = content_of(part)[0]
+        rest = content - known
+        if rest and not content & asked.focus:
+            rest -= _stems_of("findings")
+        unknown |= rest
+    return unknown
+
+
+def _parts(words: Sequence[str]) -> list[list[str]]:
+    """The words between the commas and the words that join a list."""
+    parts: list[list[str]] = [[]]
+    for word in words:
+        if word in {",", "and", "with", "or", "nor"}:
+            parts.append([])
+        else:
+            parts[-1].append(word)
+    return parts
+
+
+def _decide(asked: _Question, clause: Clause, *, on_topic: bool) -> Decision | None:  # noqa: PLR0911
     words = clause.words
+    if "used to be" in " ".join(words):
+        return None
+    if words[0] in _REQUESTS and not (asked.auxiliary == "" and words[0] == "use"):
+        return None
     if any(word in _HEDGES for word in words) and not _can_be_seen(words):
         return None
 
     def decision(says: bool, rule: str) -> Decision:
         return Decision("yes" if says == (asked.sign > 0) else "no", rule, clause.span)
 
-    short = _ellipsis(asked, words)
+    short = _ellipsis(asked, words) if on_topic else None
     if short is not None:
         return decision(short, "ellipsis")
     negations = [at for at, word in enumerate(words) if word in NEGATIONS]
@@ -91,16 +163,36 @@ def _decide(asked: _Question, clause: Clause) -> Decision | None:
         return None
     explicit = -1 if len(negations) == 1 else 1
     content, sign = content_of(words)
+    if explicit < 0 and {"that", "which", "who"} & set(words[1 : negations[0]]):
+        # "There is a line that is not visible" denies the line no more than it states it.
+        return None
     exclusive = _other_member(asked, content, words) if explicit > 0 else None
     if exclusive:
         return Decision("no" if not asked.negated else "yes", "other_of_its_kind", clause.span)
+    if not on_topic and (
+        words[0] in PRONOUNS - {"there"} or not (asked.focus <= content or (asked.existence and explicit * sign < 0))
+    ):
+        return None
     if explicit * sign < 0:
-        if explicit < 0 and sign > 0 and words[negations[0]] in _DETERMINERS:
+        if explicit < 0 and sign > 0 and words[negations[0]] in _DETERMINERS and content_of(words[negations[0] :])[0]:
             items = _items(words[negations[0] + 1 :])
         else:
             items = [content]
         return decision(False, "denied") if any(_denies(asked, item, words) for item in items) else None
     return decision(True, "asserted") if _asserts(asked, content, words, denied=sign < 0) else None
+
+
+def _says_more(asked: _Question, words: Sequence[str]) -> bool:
+    """Whether the clause holds a word that might change what it says."""
+    unknown = _unknown(asked, words)
+    kinds = frozenset[str]().union(*exclusive_kinds())
+    if unknown <= kinds:
+        return False
+    denied = next((at for at, word in enumerate(words) if word in _DETERMINERS), None)
+    if denied is None:
+        return True
+    # In a list of what is denied each item stands for itself.
+    return not set(words[denied:]) & {"or", "nor", ","} or bool(_unknown(asked, words[:denied]))
 
 
 def _can_be_seen(words: Sequence[str]) -> bool:
@@ -121,7 +213,7 @@ def _is_not_absent(words: Sequence[str], negations: Sequence[int]) -> bool:
 def _ellipsis(asked: _Question, words: Sequence[str]) -> bool | None:
     """Whether a reply without a statement of its own ("It is.", "None.") affirms; without the sign of the question."""
     plain = [word for word in words if word != ","]
-    if not plain or asked.negated:
+    if not plain or asked.negated or {"yes", "no"} & set(plain):
         return None
     if plain[0] in PRONOUNS:
         return _pronoun_reply(asked, plain)
@@ -156,10 +248,16 @@ def _denies(asked: _Question, item: frozenset[str], words: Sequence[str]) -> boo
     return bool(item) and item == asked.focus
 
 
-def _asserts(asked: _Question, content: frozenset[str], words: Sequence[str], *, denied: bool) -> bool:
+def _asserts(asked: _Question, content: frozenset[str], words: Sequence[str], *, denied: bool) -> bool:  # noqa: PLR0911
     """An assertion must cover all that is asked and name no other side."""
     sides = content & SIDES
     if asked.sides and sides and sides != asked.sides:
+        return False
+    if not asked.sides and sides and not asked.existence:
+        return False
+    if any(asked.concepts & kind and len(content & kind) > 1 for kind in exclusive_kinds()):
+        return False
+    if _is_bare(asked, content, words):
         return False
     missing = asked.focus - content
     if (
@@ -177,6 +275,14 @@ def _asserts(asked: _Question, content: frozenset[str], words: Sequence[str], *,
         if named and not asked.places <= content and not _only_function_after_place(words):
             return False
     return True
+
+
+def _is_bare(asked: _Question, content: frozenset[str], words: Sequence[str]) -> bool:
+    """Whether the clause only repeats the noun phrase of the question, like a label."""
+    if set(words) & (_VERBS | EXISTENCE - {"any"}) or asked.concepts - SIDES or not asked.focus <= content:
+        return False
+    names = {word for word in words if content_of([word])[0]}
+    return content <= asked.focus | asked.places | asked.sides and set(words) <= names | _ARTICLES and len(names) > 0
 
 
 def _only_function_after_place(words: Sequence[str]) -> bool:

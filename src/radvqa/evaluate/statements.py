@@ -25,12 +25,15 @@ EXISTENCE = WORDS["existence"]
 _FUNCTION = WORDS["function"]
 PLACES = WORDS["places"]
 PRONOUNS = WORDS["pronouns"]
+_VERBS = WORDS["verbs"]
 _AUXILIARIES = WORDS["auxiliaries"]
 _CONTRACTION = re.compile(r"^(\w+?)n['’]?t$")
 _CONTRACTED = {"ca": "can", "wo": "will", "sha": "shall", "ai": "is"}
 _TAILS = {"s": "is", "re": "are", "m": "am", "d": "would", "ll": "will", "ve": "have"}
 _BARE_CONTRACTIONS = WORDS["bare_contractions"]
 _TOKEN = re.compile(r"[^\W_]+(?:['’][^\W_]+)*|[.,;:!?\n]")
+_ABBREVIATION = re.compile(r"\b(?:i\.e|e\.g)\.", re.I)
+"""As long as the word that takes its place, so that spans stay."""
 _BREAKS = frozenset(".;!?\n")
 _TWO_WORDS = {
     ("ruled", "out"): "excluded",
@@ -38,7 +41,15 @@ _TWO_WORDS = {
     ("free", "of"): "freeof",
     ("free", "from"): "freeof",
     ("no", "longer"): "not",
+    ("no", "doubt"): "undoubtedly",
+    ("without", "doubt"): "undoubtedly",
+    ("not", "only"): "also",
 }
+_CONDITIONS = frozenset(["if", "unless", "when", "whether", "until", "provided", "assuming"])
+_ALL = frozenset(["all", "anything", "everything", "none", "nothing", "no", "any"])
+_LABEL_ANSWERS = frozenset(["none", "not", "no", "absent", "negative", "present"])
+_ZERO = frozenset(["0", "zero"])
+_BEFORE_ZERO = frozenset(["is", "are", "was", "were", "has", "have", "shows", "show", ",", "there"])
 _AFTER_COMMA = PRONOUNS | {"the", "so"}
 _AFTER_AND = PRONOUNS | {"no", "not"}
 _TURNS = frozenset(["but", "however", "although", "though", "whereas", "while", "because", "since"])
@@ -60,17 +71,26 @@ def clauses(text: str) -> list[Clause]:
 
     def close() -> None:
         if words:
-            result.append(Clause(tuple(words), (start, end)))
+            result.append(Clause(tuple(_as_denial(words)), (start, end)))
             words.clear()
 
+    text = _ABBREVIATION.sub("such", text)
     tokens = [(found[0].lower().replace("’", "'"), found.start(), found.end()) for found in _TOKEN.finditer(text)]
     for number, (token, begin, stop) in enumerate(tokens):
         following = tokens[number + 1][0] if number + 1 < len(tokens) else ""
+        after = tokens[number + 2][0] if number + 2 < len(tokens) else ""
+        if token == "but" and words and words[-1] in _ALL:
+            words.append("except")
+            continue
+        if token == "?" and words and following in _LABEL_ANSWERS and not _VERBS & set(words):
+            # "Fracture? None seen."
+            words.append(",")
+            continue
         decimal = token == "." and following[:1].isdigit() and tokens[number + 1][1] == stop
         if (
             (token in _BREAKS and not decimal)
             or token in _TURNS
-            or (token == "," and following in _AFTER_COMMA)
+            or (token == "," and _starts_a_clause(following, after) and _CONDITIONS.isdisjoint(words))
             or (token == "and" and following in _AFTER_AND)
         ):
             if token == "?":
@@ -89,6 +109,30 @@ def clauses(text: str) -> list[Clause]:
             words[-2:] = [_TWO_WORDS[words[-2], words[-1]]]
     close()
     return result
+
+
+def _starts_a_clause(word: str, after: str) -> bool:
+    """Whether a comma in front of these two words ends a clause."""
+    if word == "no":
+        return after not in {"longer", "doubt"}
+    return word in _AFTER_COMMA or (word == "not" and after in {"a", "an", "the"})
+
+
+def _as_denial(words: list[str]) -> list[str]:
+    """Zero as "no", and "false" or "true" behind a label as "absent" or "present"."""
+    denied = [
+        "no" if word in _ZERO and (at == 0 or words[at - 1] in _BEFORE_ZERO) else word for at, word in enumerate(words)
+    ]
+    for at in range(len(denied) - 2):
+        if denied[at] == "previously" and denied[at + 1] in EXISTENCE and "not" in denied[at + 2 :]:
+            # "The previously seen effusion is no longer present."
+            del denied[at]
+            break
+    while denied and denied[-1] == ",":
+        denied.pop()
+    if len(denied) > 1 and not _VERBS & set(denied):
+        denied[-1] = {"false": "absent", "true": "present", "positive": "present"}.get(denied[-1], denied[-1])
+    return denied
 
 
 def _opened(token: str) -> list[str]:

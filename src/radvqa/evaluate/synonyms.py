@@ -1,5 +1,6 @@
 """Radiology synonyms: one spelling for words that name one thing, from the table ``synonyms.yaml``."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from importlib import resources
@@ -10,6 +11,8 @@ import yaml
 from radvqa.evaluate.normalise import answer_parts, normalise_answer
 
 _Words = tuple[str, ...]
+_BULLET = re.compile(r"^[ \t]{0,9}(?:\d{1,2}[.)]|[-*•])[ \t]+", re.M)
+_AND = re.compile(r"(?:^| )and (?=\S)")
 
 
 class Group(NamedTuple):
@@ -68,15 +71,50 @@ def canonical(normal: str) -> str:
 
 
 def canonical_parts(text: str) -> tuple[str, ...]:
-    """The members of a list in canonical form, sorted; commas, semicolons and "and" separate them.
+    r"""The members of a list in canonical form, sorted; commas, semicolons, lines and "and" separate them.
 
-    >>> canonical_parts("Liver and kidneys") == canonical_parts("kidney, liver")
+    A number or a bullet in front of a line is no part of a member, nor is "both" in front of two.
+
+    >>> canonical_parts("1. Liver\n2. Kidneys") == canonical_parts("both kidney and liver")
     True
     """
-    members = answer_parts(text.replace(";", ","))
-    if any(" and " in member for member in members):
-        members = tuple(part for member in members for part in member.split(" and ") if part)
+    lines = _BULLET.sub("", text).strip().replace("\n", ",") if "\n" in text else text
+    members = [part for member in answer_parts(lines.replace(";", ",")) for part in _AND.split(member) if part]
+    if len(members) == 2 and " and " in text:
+        members = [member.removeprefix("both ") for member in members]
     return tuple(sorted(canonical(member) for member in members))
+
+
+def members_named(normal: str) -> Mapping[str, frozenset[str]]:
+    """What a text in normal form names of each kind in the table, in canonical form.
+
+    >>> members_named("mri of lungs")["organ"]
+    frozenset({'lung'})
+    """
+    words = tuple(normal.split())
+    found: dict[str, set[str]] = {}
+    names = _names()
+    at = 0
+    while at < len(words):
+        for phrase, (kind, name) in names.get(words[at], ()):
+            if words[at : at + len(phrase)] == phrase:
+                found.setdefault(kind, set()).add(name)
+                at += len(phrase)
+                break
+        else:
+            at += 1
+    return {kind: frozenset(named) for kind, named in found.items()}
+
+
+@cache
+def _names() -> "PhraseTable":
+    """Kind and canonical name of every name, but for those of one or two letters that can be other words."""
+    return phrase_table(
+        (_words(name), (group.kind, group.names[0]))
+        for group in table().groups
+        for name in group.names
+        if name not in group.alone or len(name) > 2
+    )
 
 
 def replace_phrases(words: Sequence[str], phrases: "PhraseTable") -> list[str]:

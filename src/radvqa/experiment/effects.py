@@ -169,7 +169,7 @@ def _effect(
         within_margin=None,
     )
     one = found.decisive
-    if found.withheld in ("groups", "spread"):
+    if _withheld(found.for_these_models, groups, finished=True):
         return found
     alpha = ALPHA / family
     found = replace(
@@ -201,11 +201,13 @@ def _estimated(
 
 
 def _withheld(narrow: Difference, groups: Sequence[str], finished: bool) -> Withheld | None:
+    if not finished:
+        return "interim"
     if len(set(groups)) < FEWEST_GROUPS:
         return "groups"
     if without_spread(narrow.standard_error, narrow.difference):
         return "spread"
-    return None if finished else "interim"
+    return None
 
 
 def _over_seeds(differences: npt.NDArray[np.float64], groups: Sequence[str], narrow: Difference) -> Difference | None:

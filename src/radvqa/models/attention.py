@@ -107,8 +107,8 @@ def _forward(  # noqa: PLR0917 - as transformers calls it
     learns = torch.is_grad_enabled() and any(one.requires_grad for one in (query, key, value))
     causal = attention_mask is None and getattr(module, "is_causal", False) and query.shape[2] > 1
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if not (dropout or causal or learns) and query.device.type == "cpu":
-        # Kernels of CPUs let query heads share keys and values that are there once; transformers repeats them.
+    if not (dropout or causal or learns) and query.shape[2] > 1 and query.device.type == "cpu":
+        # Kernels of CPUs let query heads share keys and values; transformers repeats these unless there is one query.
         output = functional.scaled_dot_product_attention(
             query, key, value, attn_mask=attention_mask, scale=scale, enable_gqa=True
         )

@@ -70,9 +70,9 @@ class _Rotation(NamedTuple):
 class Decoder:
     """A Gemma language model that reads a batch piece by piece, without gradients, and remembers keys and values.
 
-    Computes what transformers' ``GemmaModel`` does with its own modules, adapters included. On a CPU that takes two thirds
-    of the time: norms, rotations and sums work in place, keys and values are written where they stay, and only what is asked for
-    goes through the last layer.
+    Computes what transformers' ``GemmaModel`` does, with its own modules, adapters included, in less time on a CPU:
+    sums, norms and rotations work in place, keys and values are written where they stay, and only the positions that
+    are asked for go through the whole of the last layer.
     """
 
     def __init__(self, language_model: Any, *, room: int) -> None:
@@ -138,7 +138,8 @@ class Decoder:
 
 
 def _heads(attention: Any, projected: Float[Tensor, "b n w"]) -> Float[Tensor, "b a n d"]:
-    return projected.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+    b, n, _ = projected.shape
+    return projected.view(b, n, -1, attention.head_dim).transpose(1, 2)
 
 
 def _at(states: Float[Tensor, "b n h"], places: Int[Tensor, "b q"]) -> Float[Tensor, "b q h"]:

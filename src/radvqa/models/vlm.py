@@ -289,7 +289,7 @@ class Vlm:
             asking.add_keys()
             with self.autocast():
                 hidden = decoder.read(
-                    self.language_model.embed_tokens(asking.last),
+                    self._embedded_text(asking.last),
                     asking.positions,
                     additive_mask(asking.keys, self.compute_dtype),
                 )
@@ -297,8 +297,11 @@ class Vlm:
 
     def _embedded(self, batch: Batch, vision: Vision) -> Float[Tensor, "b n h"]:
         """What the language model reads of a batch: image tokens come first in every row."""
-        text = self.language_model.embed_tokens(batch.input_ids[:, self.tokens.image_tokens :])
+        text = self._embedded_text(batch.input_ids[:, self.tokens.image_tokens :])
         return torch.cat([self.image_embeddings(vision).to(text.dtype), text], dim=1)
+
+    def _embedded_text(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n h"]:
+        return self.base.model.language_model.embed_tokens(ids)  # type: ignore[no-any-return]
 
     def _next_tokens(self, hidden: Float[Tensor, "k h"]) -> tuple[Int[Tensor, " k"], Float[Tensor, " k"]]:
         """The most probable tokens and their log-probabilities."""

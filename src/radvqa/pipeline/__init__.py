@@ -16,7 +16,7 @@ from radvqa.pipeline.elsewhere import evaluate_model, evaluate_run_on
 from radvqa.pipeline.evaluation import all_of, evaluate_into, prediction_file
 from radvqa.pipeline.samples import adapters_of, read_samples
 from radvqa.pipeline.selection import first_images
-from radvqa.pipeline.subject import open_model, run_weights, setup_of, setup_of_model, trained_of
+from radvqa.pipeline.subject import open_model, require_model, run_weights, setup_of, setup_of_model, trained_of
 from radvqa.pipeline.training import pictures, require_trained, train, write_provenance
 from radvqa.publish.repository import write_card
 from radvqa.recipe import Recipe
@@ -38,6 +38,7 @@ __all__ = [
     "read_predictions",
     "read_samples",
     "report",
+    "require_model",
     "require_trained",
     "run",
     "setup_of_model",

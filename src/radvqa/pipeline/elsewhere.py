@@ -116,7 +116,16 @@ def stored_pictures(paths: Sequence[Path], vlm: Vlm, *, aspect: Aspect) -> Image
 
 def _opened(entry: Dataset, asked: Asked) -> DatasetAdapter:
     values = entry.model_dump() | dict(asked.options)
-    adapter = open_entry(Dataset.model_validate(values), name=asked.dataset)
+    try:
+        adapter = open_entry(Dataset.model_validate(values), name=asked.dataset)
+    except RecipeError as error:  # which speaks of an entry in a recipe
+        raise RecipeError(
+            error.what,
+            where=f"--dataset {asked.dataset}",
+            expected=error.expected,
+            got=error.got,
+            fix="see `radvqa list datasets`, and give --root DIR and --set OPTION=VALUE",
+        ) from error
     if asked.split not in adapter.splits():
         raise RecipeError(
             f"the data set {asked.dataset!r} has no split {asked.split!r}",

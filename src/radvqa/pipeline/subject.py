@@ -150,7 +150,7 @@ def open_model(
         RecipeError: a hub name without its revision.
     """
     folder = Path(given)
-    _require_model(given, revision)
+    require_model(given, revision)
     manifest = (read_json(folder / MANIFEST_FILE, dict[str, Any]) or {}) if folder.is_dir() else {}
     published = [name for name in (ADAPTER_FILE, PROJECTOR_FILE) if (folder / name).is_file()]
     model = Model(
@@ -181,7 +181,7 @@ def open_model(
     )
 
 
-def _require_model(given: str, revision: str | None) -> None:
+def require_model(given: str, revision: str | None) -> None:
     """Refuse what is neither a built-in model, nor a folder with one, nor a name on the hub with its commit."""
     folder = Path(given)
     if given in BUILT_IN_CHECKPOINTS:
@@ -200,7 +200,7 @@ def _require_model(given: str, revision: str | None) -> None:
         raise ModelError(
             "there is no such run or model",
             where=given,
-            expected=f"a run folder, {', '.join(BUILT_IN_CHECKPOINTS)}, the folder of a model, or OWNER/NAME on the hub",
+            expected=f"{', '.join(BUILT_IN_CHECKPOINTS)}, the folder of a run or model, or OWNER/NAME on the hub",
             got="a file" if folder.exists() else "no such folder",
             fix="see `radvqa list runs` and `radvqa list models`",
         )
