@@ -8,6 +8,8 @@ import pytest
 import torch
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
+from radvqa.errors import ModelError
+from radvqa.pipeline import open_model
 from radvqa.publish import loader_check, plain_loader
 from radvqa.publish.export import export
 
@@ -46,3 +48,18 @@ def test_it_loads_elsewhere_and_names_both_parts(trained, tower, tmp_path, monke
     for path in (tmp_path / "out").glob("*.*"):
         if path.suffix in (".json", ".md"):
             assert str(tower.parent) not in path.read_text(), path.name
+
+
+def test_adapters_on_another_vision_encoder_are_evaluated(trained, tower, tmp_path):
+    run, _ = trained("adapter", vision_encoder=str(tower))
+    export(run, tmp_path / "out")
+    settings = {"revision": None, "base": None, "layout": None, "dtype": "float32", "image_size": 224, "threads": None}
+    with pytest.raises(ModelError, match="the vision encoder of this base is a folder that is not here"):
+        open_model(str(tmp_path / "out"), **settings, say=lambda _: None)
+    path = tmp_path / "out" / "training_manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["base"]["vision_encoder"]["checkpoint"] = str(tower)
+    path.write_text(json.dumps(manifest))
+    opened = open_model(str(tmp_path / "out"), **settings, say=lambda _: None)
+    assert opened.weights.startswith(manifest["base"]["weights"])
+    assert opened.vlm.vision_encoder.config.hidden_size == 24

@@ -64,7 +64,7 @@ def calibration(
     """Calibration and selective prediction of one set of answers; see the single functions for the definitions.
 
     Intervals are percentiles over draws of whole groups with replacement: over ``resamples`` of them, at most 200 for
-    more than 20,000 answers.
+    more than 20,000 answers, and NaN where all draws are equal.
 
     Raises:
         ValueError: no samples, different lengths, or a value outside 0 to 1.
@@ -91,6 +91,8 @@ def calibration(
         times = (np.bincount(rng.integers(0, groups, groups), minlength=groups) for _ in range(resamples))
         draws = np.array([figures(drawn[index]) for drawn in times])
         limits = np.quantile(draws, ((1 - level) / 2, (1 + level) / 2), axis=0)
+        # Equal draws, as where no answer is right, tell nothing of other groups.
+        limits[:, np.ptp(limits, axis=0) <= 1e-12] = np.nan
     intervals = [
         Interval(value, float(low), float(high), groups, index.size)
         for value, low, high in zip(values, *limits, strict=True)

@@ -58,8 +58,8 @@ _FRAME = _listed(
     " ok okay sure certainly clearly think believe say would be being been is are was were it's that's has have shows"
     " depicts demonstrates displays contains reveals appear appears appearing seem seems looks based according probably"
     " likely image images picture scan figure photo slice study shown seen visible present depicted displayed used"
-    " using located situated found taken acquired obtained performed given provided which answer final organ modality plane"
-    " weighting diagnosis finding"
+    " using located situated found taken acquired obtained performed given provided which answer final organ modality"
+    " plane weighting diagnosis finding"
 ) | {"most likely", "looks like", "seems like", "appears like"}
 """Words that say nothing about the matter; "normal", "above" and "than" are not among them."""
 _IMAGES = _listed("image images picture scan figure photo slice study")

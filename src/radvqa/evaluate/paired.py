@@ -74,7 +74,7 @@ class Equivalence(NamedTuple):
 def paired_t(a: Scores, b: Scores, group_ids: Groups, *, level: float = 0.95) -> PairedT:
     """The clustered paired t test and interval of ``a - b``; the standard error is that of ``cluster_interval``.
 
-    Scores go from 0 to 1.
+    Scores go from 0 to 1, so the limits are cut to -1 and 1.
 
     Raises:
         ValueError: different lengths, a score that is not finite, or a level outside (0, 1).
@@ -96,7 +96,9 @@ def paired_t(a: Scores, b: Scores, group_ids: Groups, *, level: float = 0.95) ->
     half = float(special.stdtrit(df, (1 + level) / 2)) * error
     t = mean / error
     p = float(2 * special.stdtr(df, -abs(t)))
-    return PairedT(mean, error, t, df, p, mean - half, mean + half, groups, differences.size)
+    reach = 1.0 if np.abs(differences).max() <= 1.0 else math.inf
+    low, high = max(mean - half, -reach), min(mean + half, reach)
+    return PairedT(mean, error, t, df, p, low, high, groups, differences.size)
 
 
 def mcnemar(a: Scores, b: Scores) -> McNemar:

@@ -26,6 +26,7 @@ from radvqa.evaluate.statistics import (
     percentile_limits,
     score_interval,
     wilson,
+    without_spread,
 )
 from radvqa.evaluate.summary import (
     Estimate,
@@ -54,7 +55,7 @@ class Intervals(TypedDict):
     """The same mean with three intervals, and how much the groups widen its variance.
 
     ``wilson`` takes questions as independent and exists for metrics of hits only. ``clustered_t`` and ``bootstrap``
-    take the groups as the unit. None where undefined.
+    take the groups as the unit. None where undefined: for fewer than two groups, and for a bootstrap of equal draws.
     """
 
     wilson: Estimate | None
@@ -212,7 +213,8 @@ def _intervals(
         inside, members = values[metric][parts[part]], groups[parts[part]]
         mean = float(inside.mean())
         clustered = score_interval(inside, members, level=level)
-        drawn = (low, high) if clustered.groups > 1 else (math.nan, math.nan)
+        # Groups that are all alike give equal draws, which tell nothing of other groups.
+        drawn = (low, high) if clustered.groups > 1 and not without_spread(high - low, mean) else (math.nan, math.nan)
         found[part][metric] = Intervals(
             wilson=_estimate(mean, *wilson(round(inside.sum()), inside.size, level=level)) if metric in _HITS else None,
             clustered_t=estimate(clustered),

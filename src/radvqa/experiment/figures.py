@@ -16,7 +16,7 @@ COLOURS = (BLUE, ORANGE, GREEN, PURPLE, "#e69f00", "#56b4e9", INK, GREY)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":")
 MARKS = (
-    "Filled: shown after adjustment, blue for the recipe, orange for these trained models only; hollow: not shown.\n"
+    "Filled: shown after adjustment, blue for the recipe, orange for these trained models only; hollow: no claim.\n"
     "Thick line: 95 % limits over images and seeds (one seed: images alone); thin: images alone; ticks: seeds."
 )
 

@@ -9,7 +9,7 @@ from radvqa.report.contents import RunSummary, Scores
 from radvqa.report.figures import Bar, condition_bars
 
 CONDITIONS: Mapping[str, tuple[str, str]] = {
-    "model": ("Model", "the trained model on the real images"),
+    "model": ("Model", "the model on the real images"),
     "blank": ("Model, blank images", "the same model, every image replaced by an empty one"),
     "shuffled": ("Model, shuffled images", "the same model, every image replaced by that of another question"),
     "mirrored": ("Model, mirrored images", "the same model, every image mirrored left to right"),

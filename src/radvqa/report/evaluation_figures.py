@@ -106,7 +106,10 @@ def _draw_risk(axes: Axes, calibration: Calibration) -> None:
     axes.plot([100 * c for c, _ in best], [100 * r for _, r in best], color=INK, linestyle=":", linewidth=1.2,
               label="best possible")  # fmt: skip
     axes.set(xlim=(0, 102), xlabel="Most confident answers kept, in %", ylabel="Errors among them in %")
-    axes.set_ylim(0, 1.45 * max(*risks, 100 * calibration.aurc_random, 1.0))
+    highest = max(*risks, 100 * calibration.aurc_random, 1.0)
+    if highest > 60:
+        axes.set_yticks(range(0, 101, 20))  # the room above is for the legend: there is no share above 100
+    axes.set_ylim(0, 1.45 * highest)
     axes.set_title("Risk and coverage")
     axes.legend(fontsize=8.5, loc="upper left")
 

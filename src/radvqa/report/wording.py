@@ -25,7 +25,7 @@ def verdict(summary: RunSummary, *, trained: Set[str] = frozenset(), watched: bo
         _image_sentence(summary, interval),
         _layout_sentence(summary, trained),
     ]
-    without = overall.samples - overall.states.get("answered", overall.samples)
+    without = overall.samples - overall.states.get("answered", 0) if overall.states else 0
     if overall.empty or overall.unfinished or without:
         others = {state: count for state, count in overall.states.items() if state != "answered"}
         named = ", ".join(f"{state.replace('_', ' ')} {count:,}" for state, count in others.items())

@@ -60,7 +60,8 @@ def mirror(samples: Sequence[VqaSample], predictions: Sequence[Prediction], ask:
     answers = ask([sample for _, sample in pairs], True)
     examples, followed, right, right_mirrored, unmoved, unmoved_groups = [], [], [], [], [], []
     for (before, sample), after in zip(pairs, answers, strict=True):
-        holds = normalise_answer(after.text) == normalise_answer(swap_sides(before.text))
+        said = normalise_answer(after.text)
+        holds = bool(said) and said == normalise_answer(swap_sides(before.text))
         followed.append(float(holds))
         right.append(accuracy(before))
         right_mirrored.append(accuracy(after))
