@@ -111,13 +111,14 @@ def test_hand_computed_comparison():
         *PREDICTIONS[2:5],
         replace(PREDICTIONS[5], text="maybe"),
     ]
-    comparison = compare_conditions({"blank": other[::-1], "model": PREDICTIONS}, reference="model")["blank"]
+    sets = {"blank": other[::-1], "model": PREDICTIONS}
+    comparison = compare_conditions(sets, reference="model", level=0.9)["blank"]
     assert (comparison["reference"], comparison["condition"]) == ("model", "blank")
     assert (comparison["samples"], comparison["groups"]) == (6, 3)
     estimate = comparison["overall"]["exact_match"]
     assert estimate["mean"] == 0.0
-    # Residual sums -1, 0, 1: standard error sqrt(3/2 * 2) / 6, t(0.975, 2) = 0.95 sqrt(2 / 0.0975).
-    assert estimate["high"] == pytest.approx(0.95 * (2 / 0.0975 * 3) ** 0.5 / 6)
+    # Residual sums -1, 0, 1: standard error sqrt(3/2 * 2) / 6, t(0.95, 2) = 0.9 sqrt(2 / 0.19).
+    assert estimate["high"] == pytest.approx(0.9 * (2 / 0.19 * 3) ** 0.5 / 6)
     assert comparison["by_answer_type"]["open"]["exact_match"]["mean"] == 0.0
     assert comparison["by_answer_type"]["open"]["exact_match"]["low"] is None
 
@@ -128,14 +129,17 @@ def test_a_better_reference_has_a_positive_difference():
     comparisons = compare_conditions({"model": predictions, "blank": worse, "itself": predictions}, reference="model")
     assert list(comparisons) == ["blank", "itself"]
     assert comparisons["blank"]["overall"]["exact_match"]["mean"] == pytest.approx(1 / 3)
-    assert comparisons["itself"]["overall"]["exact_match"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    # Six groups that agree leave room for 1 - 0.025^(1/6) of all groups to differ.
+    room = pytest.approx(1 - 0.025 ** (1 / 6))
+    found = comparisons["itself"]["overall"]["exact_match"]
+    assert (found["mean"], -found["low"], found["high"]) == (0.0, room, room)
 
 
 def test_conditions_are_paired_by_sample_not_by_row():
     rotated = [*PREDICTIONS[1:], PREDICTIONS[0]]
     comparison = compare_conditions({"model": PREDICTIONS, "rotated": rotated}, reference="model")["rotated"]
     for estimate in comparison["overall"].values():
-        assert estimate == {"mean": 0.0, "low": 0.0, "high": 0.0}
+        assert (estimate["mean"], estimate["low"]) == (0.0, -estimate["high"])
 
 
 @pytest.mark.parametrize(
