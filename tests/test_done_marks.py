@@ -4,7 +4,7 @@ import importlib.metadata
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -22,6 +22,8 @@ QUIET = Progress(quiet=True)
 
 class Pictures:
     """Stands in for a store."""
+
+    variant: ClassVar[dict[str, object]] = {"size": 224, "aspect": "squash"}
 
     def sha256(self, path: Path) -> str:
         return path.name

@@ -411,16 +411,6 @@ def test_what_is_no_model_is_named(given: str, told: str, tmp_path: Path, monkey
         opened(given)
 
 
-def test_a_training_split_read_otherwise_does_not_hide_the_one_trained_on(samples: Sequence[VqaSample]) -> None:
-    trained, own = list(samples[:2]), list(samples[1:3])
-    assert elsewhere._with_own({"x, train": trained}, "x, train", trained) == {"x, train": trained}
-    assert elsewhere._with_own({"x, train": trained}, "x, train", own) == {
-        "x, train": trained,
-        "x, train, as read now": own,
-    }
-    assert elsewhere._with_own({"y, train": trained}, "x, train", own) == {"y, train": trained, "x, train": own}
-
-
 def test_a_wrong_option_speaks_of_the_command_and_not_of_a_recipe() -> None:
     asked = Asked(dataset="phantom", options={"cuont": 3}, split="val", limit=None, controls=(), probes=())
     with pytest.raises(RecipeError, match="--set OPTION=VALUE") as error:

@@ -52,7 +52,7 @@ def test_it_loads_elsewhere_and_names_both_parts(trained, tower, tmp_path, monke
 
 def test_adapters_on_another_vision_encoder_are_evaluated(trained, tower, tmp_path):
     run, _ = trained("adapter", vision_encoder=str(tower))
-    export(run, tmp_path / "out")
+    export(run, tmp_path / "out", merge=False)
     settings = {"revision": None, "base": None, "layout": None, "dtype": "float32", "image_size": 224, "threads": None}
     with pytest.raises(ModelError, match="the vision encoder of this base is a folder that is not here"):
         open_model(str(tmp_path / "out"), **settings, say=lambda _: None)

@@ -88,3 +88,17 @@ def test_the_verdict_tells_what_weakens_it():
 )
 def test_differences_have_a_sign(value, shown):
     assert points(value) == shown
+
+
+def test_answers_of_which_none_is_usable_are_all_counted():
+    scores = Scores(level=0.95, overall=replace(ANY, empty=100, states={"empty": 100}), by_answer_type={}, by_tag={})
+    told = " ".join(verdict(replace(summary_with(), conditions={"model": scores})))
+    assert "Without a usable answer: 100 (empty 100)" in told
+
+
+def test_scores_of_an_earlier_version_claim_nothing():
+    old = Scores(level=0.95, overall=replace(ANY, metrics={"exact_match": ANY.metrics["accuracy"]}), by_answer_type={},
+                 by_tag={})  # fmt: skip
+    told = " ".join(verdict(replace(summary_with(blank=GAIN, shuffled=GAIN), conditions={"model": old})))
+    assert "scored by an earlier version" in told
+    assert "%" not in told

@@ -17,6 +17,11 @@ def verdict(summary: RunSummary, *, trained: Set[str] = frozenset(), watched: bo
     overall = summary.reference.overall
     score = overall.metrics.get(HEADLINE, UNDEFINED)
     interval = f"{100 * summary.reference.level:g} % interval"
+    if HEADLINE not in overall.metrics:
+        return [
+            f"The {overall.samples:,} answers were scored by an earlier version, without {HEADLINE}.",
+            "`radvqa evaluate` on this run scores them anew; until then nothing is said here of what they show.",
+        ]
     sentences = [
         f"On {overall.samples:,} questions in {overall.groups:,} groups (images, cases or patients) of "
         f"{summary.dataset}, split {summary.split}, the model's answer is right in {percent(score.mean)} % of cases "
