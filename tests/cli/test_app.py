@@ -88,7 +88,7 @@ class Pipeline:
             raise RunError("this run is not trained yet")
 
     def evaluate(self, run: RunFolder, *, probes: Any, command: str, progress: Any) -> None:
-        assert command.startswith("radvqa ")
+        assert command.startswith("radvqa")
         self._note("evaluate", run.path.name, progress)
 
     def explain(self, run: RunFolder, *, sample_ids: Any, progress: Any) -> None:
