@@ -4,11 +4,14 @@ Axes: b rows, q questions of a row, n positions or keys, k open questions, h lan
 of a head.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple, final
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.gemma.modeling_gemma import eager_attention_forward
 
@@ -97,20 +100,21 @@ class Decoder:
         rotation = self._rotation(states, positions)
         last = self._model.config.num_hidden_layers - 1
         for number, layer in enumerate(self._model.layers):
-            normed = _normed(layer.input_layernorm, states)
-            keys, values = self._remember(number, layer.self_attn, normed, rotation)
-            if number == last and ends is not None:
-                assert end_mask is not None
-                states, normed = _at(states, ends), _at(normed, ends)
-                rotation, mask = self._rotation(states, positions.gather(1, ends)), end_mask
-            query = rotation.of(_heads(layer.self_attn, layer.self_attn.q_proj(normed)))
-            seen, _ = self._attend(
-                layer.self_attn, query, keys, values, mask, dropout=0.0, scaling=layer.self_attn.scaling
-            )
-            states = states.add_(layer.self_attn.o_proj(seen.flatten(2)))
-            normed = _normed(layer.post_attention_layernorm, states)
-            gate = layer.mlp.act_fn(layer.mlp.gate_proj(normed))
-            states = states.add_(layer.mlp.down_proj(gate.mul_(layer.mlp.up_proj(normed))))
+            with _whole(layer):
+                normed = _normed(layer.input_layernorm, states)
+                keys, values = self._remember(number, layer.self_attn, normed, rotation)
+                if number == last and ends is not None:
+                    assert end_mask is not None
+                    states, normed = _at(states, ends), _at(normed, ends)
+                    rotation, mask = self._rotation(states, positions.gather(1, ends)), end_mask
+                query = rotation.of(_heads(layer.self_attn, layer.self_attn.q_proj(normed)))
+                seen, _ = self._attend(
+                    layer.self_attn, query, keys, values, mask, dropout=0.0, scaling=layer.self_attn.scaling
+                )
+                states = states.add_(layer.self_attn.o_proj(seen.flatten(2)))
+                normed = _normed(layer.post_attention_layernorm, states)
+                gate = layer.mlp.act_fn(layer.mlp.gate_proj(normed))
+                states = states.add_(layer.mlp.down_proj(gate.mul_(layer.mlp.up_proj(normed))))
         self._length += positions.shape[1]
         return _normed(self._model.norm, states)
 
@@ -135,6 +139,17 @@ class Decoder:
             kept[number][:, :, self._length : self._length + some.shape[2]] = some
         m = self._length + normed.shape[1]
         return self._keys[number][:, :, :m], self._values[number][:, :, :m]
+
+
+@contextlib.contextmanager
+def _whole(layer: Any) -> Iterator[None]:
+    """The layer with all of its weights, which FSDP gathers by itself only when the layer is called as a module."""
+    if not isinstance(layer, FSDPModule):
+        yield
+        return
+    layer.unshard()
+    yield
+    layer.reshard()
 
 
 def _heads(attention: Any, projected: Float[Tensor, "b n w"]) -> Float[Tensor, "b a n d"]:
