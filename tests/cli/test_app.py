@@ -15,7 +15,8 @@ from test_check import slake
 from typer.testing import CliRunner, Result
 
 from radvqa.cli import app as app_module
-from radvqa.cli.app import NOTICE, app
+from radvqa.cli.app import app
+from radvqa.cli.console import NOTICE
 from radvqa.errors import RunError, TrainError
 from radvqa.evaluate.metrics import METRICS
 from radvqa.recipe import load_recipe

@@ -16,7 +16,8 @@ from mutated_rows import mutations
 from PIL import Image
 from typer.testing import CliRunner
 
-from radvqa.cli.app import NOTICE, app
+from radvqa.cli.app import app
+from radvqa.cli.console import NOTICE
 from radvqa.data import open_dataset
 from radvqa.data.adapter import DatasetAdapter, Item
 from radvqa.data.adapters.exported import ExportedDataset

@@ -1,11 +1,8 @@
 """The command line. Verbs read their arguments, call one function and print; they import it only when they run."""
 
 import errno
-import json
 import os
 import re
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, final
@@ -15,6 +12,7 @@ import typer.core
 
 from radvqa.cli import bench, data, synth
 from radvqa.cli.compare import compare
+from radvqa.cli.console import NOTICE, command_line, print_json
 from radvqa.cli.evaluate import evaluate
 from radvqa.cli.experiment import experiment
 from radvqa.cli.export import export
@@ -26,7 +24,6 @@ from radvqa.run.stopping import Stopped, stoppable
 if TYPE_CHECKING:
     from radvqa.run.folder import RunFolder
 
-NOTICE = "Research tool, not for clinical use."
 Step = Literal["train", "evaluate", "explain", "report"]
 Listed = Literal["datasets", "recipes", "runs", "models", "metrics", "protocols", "prompts"]
 
@@ -139,7 +136,7 @@ def check(
     found = problems(findings)
     if as_json:
         facts = [{"subject": one.subject, "fact": one.fact} for one in findings if one.problem is None]
-        _print_json({"ok": not found, "facts": facts, "problems": [str(problem) for problem in found]})
+        print_json({"ok": not found, "facts": facts, "problems": [str(problem) for problem in found]})
     else:
         rows = [
             {"subject": one.subject, "finding": one.fact if one.problem is None else f"PROBLEM: {one.problem.what}"}
@@ -223,7 +220,7 @@ def list_(
             "prompts": listing.prompts,
         }[what]()
     if as_json:
-        _print_json(rows)
+        print_json(rows)
     else:
         _print_table(rows)
 
@@ -239,7 +236,7 @@ def show(run: RunPath, as_json: Json = False) -> None:
 
     facts = listing.describe_run(RunFolder.open(run))
     if as_json:
-        _print_json(facts)
+        print_json(facts)
         return
     names = ("run", "digest", "commands", "done", "report")
     _print_table([{"what": name, "value": _shown(facts[name])} for name in names])
@@ -264,7 +261,7 @@ def _run(recipe_path: Path, changes: Sequence[str], *, until: str, as_json: bool
     from radvqa import pipeline
     from radvqa.run.progress import Progress
 
-    folder = pipeline.run(recipe, command=_command(), until=until, progress=Progress(quiet))
+    folder = pipeline.run(recipe, command=command_line(), until=until, progress=Progress(quiet))
     if folder is not None:
         _print_result(folder, as_json=as_json)
 
@@ -278,19 +275,15 @@ def _again(verb: str, path: Path, *, as_json: bool, quiet: bool, sample_ids: Seq
 
     progress = Progress(quiet)
     if verb == "train":
-        if not pipeline.train_again(folder, command=_command(), progress=progress):
+        if not pipeline.train_again(folder, command=command_line(), progress=progress):
             return
     else:
         folder.lock()
-        folder.note_command(_command())
+        folder.note_command(command_line())
         pipeline.require_trained(folder)
         pipeline.explain(folder, sample_ids=sample_ids, progress=progress)
         pipeline.report(folder, progress=progress)
     _print_result(folder, as_json=as_json)
-
-
-def _command() -> str:
-    return shlex.join(["radvqa", *sys.argv[1:]])
 
 
 def _print_result(folder: "RunFolder", *, as_json: bool) -> None:
@@ -299,7 +292,7 @@ def _print_result(folder: "RunFolder", *, as_json: bool) -> None:
     report, summary = folder.file(REPORT), headline(folder)
     shown = str(report) if report.is_file() else None
     if as_json:
-        _print_json({"run": str(folder.path), "report": shown, "summary": summary})
+        print_json({"run": str(folder.path), "report": shown, "summary": summary})
         return
     typer.echo(f"run: {folder.path}")
     if shown is not None:
@@ -334,10 +327,6 @@ def _disk_problem(error: Exception) -> RunError | None:
             fix="change the rights of the file or folder, or choose another folder with --set output=DIR",
         )
     return None
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
 
 
 def _print_table(rows: Sequence[Mapping[str, str]]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
+from radvqa.cli.console import aligned, known_choices, print_json
 from radvqa.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def train(
     from radvqa.run.progress import Progress
 
     progress = Progress(quiet)
-    settings: Sequence[Setting] = _known("--setting", setting, SETTINGS) or ("align", "adapt", "adapt-shared")
+    settings: Sequence[Setting] = known_choices("--setting", setting, SETTINGS) or ("align", "adapt", "adapt-shared")
     checkpoint = _checkpoint(checkpoint)
     samples, store = _data(
         dataset, root, changes or [], checkpoint=checkpoint, image_size=image_size, progress=progress
@@ -113,7 +114,7 @@ def train(
             replace(measured, plain_peak_mib=peaks[0], engine_peak_mib=peaks[1], float32_loss_difference=difference)
         )
     if as_json:
-        _print_json([_facts(one) for one in found])
+        print_json([_facts(one) for one in found])
         return
     typer.echo(comparison_table(found))
 
@@ -137,12 +138,12 @@ def geometry(
     progress = Progress(quiet)
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        for stage in _known("--step", step, STAGES) or STAGES:
-            for one in _known("--route", route, ROUTES) or ROUTES:
+        for stage in known_choices("--step", step, STAGES) or STAGES:
+            for one in known_choices("--route", route, ROUTES) or ROUTES:
                 progress.say(f"{stage}, {one}: building 2.9 billion weights and doing two updates")
                 found.append(measure(one, stage, threads=threads, folder=Path(folder)))
     if as_json:
-        _print_json([asdict(one) | {"speed": one.speed, "utilisation": one.utilisation} for one in found])
+        print_json([asdict(one) | {"speed": one.speed, "utilisation": one.utilisation} for one in found])
         return
     typer.echo(geometry_table(found))
 
@@ -186,7 +187,7 @@ def evaluate(
 
     progress = Progress(quiet)
     checkpoint = _checkpoint(checkpoint)
-    layouts = _known("--layout", layout, LAYOUTS) or _layouts_of(checkpoint)
+    layouts = known_choices("--layout", layout, LAYOUTS) or _layouts_of(checkpoint)
     samples, store = _data(
         dataset,
         root,
@@ -212,7 +213,7 @@ def evaluate(
         )
         found.append(compare_answers(case, samples, store, say=progress.say))
     if as_json:
-        _print_json([asdict(one) | {"ratios": one.ratios, "ratio": one.ratio} for one in found])
+        print_json([asdict(one) | {"ratios": one.ratios, "ratio": one.ratio} for one in found])
         return
     typer.echo(answers_table(found))
 
@@ -222,14 +223,6 @@ def _layouts_of(checkpoint: str) -> Sequence[LayoutName]:
     manifest = Path(checkpoint) / "training_manifest.json"
     told = json.loads(manifest.read_bytes()).get("layout") if manifest.is_file() else None
     return [one for one in LAYOUTS if one == told] or LAYOUTS
-
-
-def _known(option: str, given: Sequence[str] | None, known: Sequence[Choice]) -> list[Choice]:
-    """What was given, checked (typer has no repeatable choices), or nothing."""
-    if unknown := [value for value in given or () if value not in known]:
-        expected = f"one of {', '.join(known)}"
-        raise RecipeError("there is no such choice", where=option, expected=expected, got=unknown[0])
-    return [one for value in given or () for one in known if one == value]
 
 
 def _checkpoint(given: str) -> str:
@@ -361,7 +354,7 @@ def comparison_table(found: Sequence["Comparison"]) -> str:
         f"Questions per second, medians of {len(found[0].ratios)} rounds; {found[0].threads} threads, {found[0].dtype}."
     ]
     notes += [_features(one) for one in found if one.features_computed or one.features_found]
-    return _aligned(lines) + "\n" + "\n".join(notes)
+    return aligned(lines) + "\n" + "\n".join(notes)
 
 
 def answers_table(found: Sequence["AnswerComparison"]) -> str:
@@ -386,7 +379,7 @@ def answers_table(found: Sequence["AnswerComparison"]) -> str:
         f"{first.questions} questions on {first.images} images; {first.threads} threads, {first.dtype}."
     ]
     notes += [f"{one.layout}: {one.our_tokens:.1f} tokens an answer, {one.plain_tokens:.1f} plain." for one in found]
-    return _aligned(lines) + "\n" + "\n".join(notes)
+    return aligned(lines) + "\n" + "\n".join(notes)
 
 
 def _features(one: "Comparison") -> str:
@@ -417,19 +410,8 @@ def geometry_table(found: Sequence["Update"]) -> str:
         for one in found
     ]
     peaks = ", ".join(f"{one.peak_speed / 1e9:.0f}" for one in found)
-    return _aligned(lines) + f"\nPeak of bfloat16 matrix products in each process: {peaks} GFLOP/s."
+    return aligned(lines) + f"\nPeak of bfloat16 matrix products in each process: {peaks} GFLOP/s."
 
 
 def _mib(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}"
-
-
-def _aligned(lines: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))

@@ -1,11 +1,12 @@
 """The verb ``radvqa compare``."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from radvqa.cli.console import print_json
 
 if TYPE_CHECKING:
     from radvqa.evaluate.model_comparison import Paired, PairedComparisons
@@ -68,7 +69,7 @@ def compare(
         page = write_comparison(found, to, sources={name: path.name for name, path in paths.items()})
     if as_json:
         facts = {**found, "conclusions": told, "coverage": coverage(found), "page": None if page is None else str(page)}
-        typer.echo(json.dumps(facts, ensure_ascii=False, indent=2))
+        print_json(facts)
         return
     _print(found, told, coverage(found))
     if page is not None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from radvqa.cli.console import NOTICE, print_json
 from radvqa.errors import RecipeError, RunError
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def export(
 
 
 def _print_audit(report: "AuditReport", *, data: Path, page: Path) -> None:
-    from radvqa.cli.app import NOTICE, _print_table
+    from radvqa.cli.app import _print_table
 
     _print_table(
         [
@@ -201,10 +202,10 @@ def _print_audit(report: "AuditReport", *, data: Path, page: Path) -> None:
 
 
 def _print_export(folder: Path, manifest: dict[str, Any], *, as_json: bool) -> None:
-    from radvqa.cli.app import NOTICE, _print_json, _print_table
+    from radvqa.cli.app import _print_table
 
     if as_json:
-        _print_json({"folder": str(folder), **manifest})
+        print_json({"folder": str(folder), **manifest})
         return
     typer.echo(f"{manifest['name']}: {folder} ({manifest['format']})\n")
     for split, one in manifest["splits"].items():
@@ -249,13 +250,13 @@ def _on_terminal() -> bool:
 
 
 def _print_catalogue(*, as_json: bool) -> None:
-    from radvqa.cli.app import _print_json, _print_table
+    from radvqa.cli.app import _print_table
     from radvqa.data.download.catalogue import CATALOGUE
     from radvqa.data.download.fetch import readable_bytes
 
     entries = CATALOGUE.values()
     if as_json:
-        _print_json(
+        print_json(
             [
                 {
                     "name": one.name,
@@ -289,7 +290,6 @@ def _print_catalogue(*, as_json: bool) -> None:
 
 
 def _print_fetched(fetched: "Fetched", *, as_json: bool) -> None:
-    from radvqa.cli.app import NOTICE, _print_json
     from radvqa.data.download.fetch import readable_bytes
     from radvqa.data.download.manifest import MANIFEST_FILE
 
@@ -297,7 +297,7 @@ def _print_fetched(fetched: "Fetched", *, as_json: bool) -> None:
     files = len(manifest.contents())
     manifest_path = fetched.folder / MANIFEST_FILE
     if as_json:
-        _print_json(
+        print_json(
             {
                 "name": entry.name,
                 "folder": str(fetched.folder),

@@ -1,17 +1,14 @@
 """The verb ``radvqa evaluate``."""
 
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from radvqa.cli.console import NOTICE, aligned, command_line, known_choices, print_json
 from radvqa.errors import RecipeError, RunError
 from radvqa.sample import SPLITS
-
-NOTICE = "Research tool, not for clinical use."
 
 Controls = tuple[Literal["blank", "shuffled", "mirrored"], ...]
 CONTROLS: Controls = ("blank", "shuffled", "mirrored")
@@ -70,7 +67,7 @@ def evaluate(
     questions, into RUN/evaluations; a model answers into evaluations/. What was stopped goes on.
     See docs/evaluation.md.
     """
-    probes = _known("--probe", probe, PROBES)
+    probes = known_choices("--probe", probe, PROBES)
     controls = _controls(control)
     of_run = (Path(subject) / "recipe.yaml").is_file()
     if split not in SPLITS:
@@ -102,7 +99,7 @@ def evaluate(
     )
     if of_run:
         folder = pipeline.evaluate_run_on(
-            RunFolder.open(Path(subject)), asked, to=to, command=_command(), progress=progress
+            RunFolder.open(Path(subject)), asked, to=to, command=command_line(), progress=progress
         )
     else:
         if image_size not in (112, 224):
@@ -135,7 +132,7 @@ def evaluate(
                 seed=seed,
             ),
             to=to or Path("evaluations") / f"{opened.name}_{dataset}-{split}",
-            command=_command(),
+            command=command_line(),
             progress=progress,
         )
     _print(folder, {"evaluation": str(folder), "page": str(folder / "evaluation.html")}, as_json=as_json)
@@ -150,9 +147,9 @@ def _run_again(path: Path, probes: list[str], *, as_json: bool, quiet: bool) -> 
 
     progress = Progress(quiet)
     folder.lock()
-    folder.note_command(_command())
+    folder.note_command(command_line())
     pipeline.require_trained(folder)
-    pipeline.evaluate(folder, command=_command(), probes=probes, progress=progress)
+    pipeline.evaluate(folder, command=command_line(), probes=probes, progress=progress)
     report = pipeline.report(folder, progress=progress)
     _print(folder.path, {"run": str(folder.path), "report": str(report)}, as_json=as_json)
 
@@ -185,21 +182,8 @@ def _options(root: Path | None, changes: list[str]) -> dict[str, Any]:
 def _controls(given: list[str] | None) -> Controls | None:
     if given is None:
         return None
-    known = _known("--control", given, (*CONTROLS, "none"))
+    known = known_choices("--control", given, (*CONTROLS, "none"))
     return tuple(one for one in CONTROLS if one in known)
-
-
-def _known(option: str, given: list[str] | None, known: tuple[str, ...]) -> list[str]:
-    """What was given, checked: typer has no repeatable choices."""
-    if unknown := [value for value in given or () if value not in known]:
-        raise RecipeError(
-            "there is no such choice", where=option, expected=f"one of {', '.join(known)}", got=unknown[0]
-        )
-    return list(dict.fromkeys(given or ()))
-
-
-def _command() -> str:
-    return shlex.join(["radvqa", *sys.argv[1:]])
 
 
 def _print(folder: Path, places: dict[str, str], *, as_json: bool) -> None:
@@ -208,14 +192,12 @@ def _print(folder: Path, places: dict[str, str], *, as_json: bool) -> None:
     conditions = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["conditions"]
     summary = {name: dict(one["overall"]["metrics"]) for name, one in conditions.items()}
     if as_json:
-        typer.echo(json.dumps({**places, "summary": summary}, ensure_ascii=False, indent=2, default=str))
+        print_json({**places, "summary": summary})
         return
     for name, place in places.items():
         typer.echo(f"{name}: {place}")
     typer.echo()
     scores = score_rows(summary)
     rows = [tuple(scores[0]), *(tuple(row.values()) for row in scores)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    typer.echo(aligned(rows))
     typer.echo(NOTICE)

@@ -1,12 +1,11 @@
 """The verb ``radvqa experiment``."""
 
-import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from radvqa.cli.console import command_line, print_json
 
 
 def experiment(
@@ -42,11 +41,11 @@ def experiment(
     failed: dict[str, str] = {}
     if not report:
         failed = run_cells(loaded, only=only or [], seeds=seed or [], progress=progress)
-    page, contents = write_page(loaded, command=shlex.join(["radvqa", *sys.argv[1:]]))
+    page, contents = write_page(loaded, command=command_line())
     said = sentences(contents)
     if as_json:
         facts = {"page": str(page), "failed": failed, **all_numbers(contents, said)}
-        typer.echo(json.dumps(facts, ensure_ascii=False, indent=2))
+        print_json(facts)
     else:
         for line in said:
             typer.echo(line)

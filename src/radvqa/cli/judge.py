@@ -1,18 +1,16 @@
 """The verb ``radvqa judge``."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from radvqa.cli.console import NOTICE, print_json
 from radvqa.errors import RecipeError
 
 if TYPE_CHECKING:
     from radvqa.recipe import Generator
-
-NOTICE = "Research tool, not for clinical use."
 
 
 def judge(
@@ -61,7 +59,7 @@ def judge(
     finally:
         opened.close()
     if as_json:
-        typer.echo(json.dumps({"folder": str(folder), **result}, ensure_ascii=False, indent=2))
+        print_json({"folder": str(folder), **result})
         return
     typer.echo(f"folder: {folder}")
     for line in _told(result):

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from radvqa.cli.console import NOTICE, aligned
 from radvqa.errors import RecipeError
 
 if TYPE_CHECKING:
     from radvqa.evaluate.prediction_files import PredictionFile
 
-NOTICE = "Research tool, not for clinical use."
 SHOWN_SLICES, LARGEST_P = 10, 0.05
 
 
@@ -148,7 +148,7 @@ def _print(result: Mapping[str, Any]) -> None:
     rows = [["our metrics, %", *(f"{part} ({sizes[part]:,})" for part in intervals)]]
     for metric in next(iter(intervals.values())):
         rows.append([metric, *(_interval(part[metric]["clustered_t"]) for part in intervals.values())])
-    _print_table(rows)
+    typer.echo(f"\n{aligned(rows)}")
     typer.echo(f"  {result['summary']['level']:.0%} intervals, t with groups as clusters; the first metric also by")
     first = next(iter(next(iter(intervals.values()))))
     for kind in ("bootstrap", "wilson"):
@@ -173,7 +173,7 @@ def _print_protocols(protocols: Mapping[str, Any]) -> None:
             shown.append(f"{metric} {_number(one['value'], 1)} ({one['counted']:,}{crashed})")
         rows.append([name, ", ".join(shown)])
     if len(rows) > 1:
-        _print_table(rows)
+        typer.echo(f"\n{aligned(rows)}")
         typer.echo("  each as its program would print it, its known defects included: see docs/protocols.md")
 
 
@@ -183,7 +183,7 @@ def _print_slices(slices: Sequence[Mapping[str, Any]]) -> None:
         numbers = (f"{one['samples']:,}", *(f"{100 * one[name]:.1f}" for name in ("mean", "rest", "difference")))
         rows.append([f"{one['tag']}: {one['value']}"[:48], *numbers, _number(one["p_holm"], 4)])
     if len(rows) > 1:
-        _print_table(rows)
+        typer.echo(f"\n{aligned(rows)}")
         clear = any(one["p_holm"] is not None and one["p_holm"] < LARGEST_P for one in slices if one["difference"] < 0)
         if not clear:
             typer.echo("  none of them is clearly worse than the rest: chance among so many can explain them")
@@ -208,13 +208,6 @@ def _print_more(result: Mapping[str, Any]) -> None:
             f"calibration of {calibration['samples']:,} answers: ECE {_interval(calibration['ece'])} %; right are "
             f"{selective}"
         )
-
-
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    typer.echo()
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _interval(estimate: Mapping[str, float | None]) -> str:

@@ -1,14 +1,14 @@
 """The verbs of ``radvqa synth``: make question-answer pairs from captions, review them, screen those of others."""
 
 import json
-import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, final
 
 import typer
 import typer.core
+
+from radvqa.cli.console import command_line
 
 NOTICE = "Written by a program, not by radiologists. Research tool, not for clinical use."
 
@@ -55,7 +55,7 @@ def make(
     from radvqa.synth.synthesis import synthesise
 
     loaded = load_synth_recipe(recipe, changes or [])
-    folder = synthesise(loaded, command=shlex.join(["radvqa", *sys.argv[1:]]), progress=Progress(quiet))
+    folder = synthesise(loaded, command=command_line(), progress=Progress(quiet))
     summary = json.loads(folder.file("summary.json").read_text(encoding="utf-8"))
     if as_json:
         typer.echo(json.dumps({"folder": str(folder.path), "summary": summary}, ensure_ascii=False, indent=2))
