@@ -14,9 +14,8 @@ from safetensors import SafetensorError
 from test_check import slake
 from typer.testing import CliRunner, Result
 
-from radvqa.cli import app as app_module
 from radvqa.cli.app import app
-from radvqa.cli.console import NOTICE
+from radvqa.cli.console import NOTICE, command_line
 from radvqa.errors import RunError, TrainError
 from radvqa.evaluate.metrics import METRICS
 from radvqa.recipe import load_recipe
@@ -452,7 +451,7 @@ def test_version() -> None:
 
 def test_the_command_is_kept_as_typed(run: RunFolder, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/somewhere/radvqa", "run", "recipes/toy.yaml", "--set", "name=a b"])
-    assert app_module._command() == "radvqa run recipes/toy.yaml --set 'name=a b'"
+    assert command_line() == "radvqa run recipes/toy.yaml --set 'name=a b'"
 
 
 def test_the_environment_changes_nothing(folder: Path) -> None:
