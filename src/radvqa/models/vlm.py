@@ -139,15 +139,16 @@ class Vlm:
         Raises:
             ModelError: the text has a token outside the model's vocabulary, or an empty answer.
         """
-        prompt = self._ids(prompt_text(sample.question, sample.language), sample.sample_id)
+        prompt = self.text_ids(prompt_text(sample.question, sample.language), sample.sample_id)
         if not answer:
             return Question(sample.sample_id, prompt, ())
-        target = self._ids(sample.answers[0], sample.sample_id)
+        target = self.text_ids(sample.answers[0], sample.sample_id)
         if not target:
             raise ModelError("the reference answer has no tokens", where=sample.sample_id, got=repr(sample.answers[0]))
         return Question(sample.sample_id, prompt, (*target, self.tokens.eos_id))
 
-    def _ids(self, text: str, sample_id: str) -> tuple[int, ...]:
+    def text_ids(self, text: str, sample_id: str) -> tuple[int, ...]:
+        """Token ids of a text without special tokens. Raises ``ModelError`` for one with a special token in it."""
         ids = tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
         if any(token >= self._vocabulary_size or token == self.tokens.image_id for token in ids):
             raise ModelError(
