@@ -11,8 +11,8 @@ import radvqa
 
 SOURCE = Path(radvqa.__file__).parent
 LAYERS = (
-    "errors", "sample", "records", "recipe", "run", "data", "html", "models", "llm", "train", "evaluate", "audit",
-    "synth", "explain", "report", "publish", "pipeline", "experiment", "bench", "cli", "__main__",
+    "errors", "sample", "records", "recipe", "run", "data", "html", "web", "models", "llm", "train", "evaluate",
+    "audit", "synth", "explain", "report", "publish", "pipeline", "experiment", "serve", "bench", "cli", "__main__",
 )  # fmt: skip
 TORCH_ALLOWED = ("models", "train", "explain", "evaluate/predict.py", "publish", "pipeline", "bench")
 

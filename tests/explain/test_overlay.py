@@ -11,7 +11,7 @@ from radvqa.data.imaging import fit
 from radvqa.errors import DataError, ModelError, RunError
 from radvqa.explain import overlay as module
 from radvqa.explain.overlay import cell_at, cell_box, grid_frame, overlay, padding_share, save_panel, strength
-from radvqa.explain.rollout import SaliencyMap
+from radvqa.explain.saliency_map import SaliencyMap
 from radvqa.sample import Region
 
 sizes = st.tuples(st.integers(40, 900), st.integers(40, 900))

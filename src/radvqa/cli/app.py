@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 import typer
 import typer.core
 
-from radvqa.cli import bench, data, synth
+from radvqa.cli import bench, data, explain, synth
 from radvqa.cli.compare import compare
 from radvqa.cli.console import NOTICE, command_line, print_json
 from radvqa.cli.evaluate import evaluate
@@ -18,6 +18,7 @@ from radvqa.cli.experiment import experiment
 from radvqa.cli.export import export
 from radvqa.cli.judge import judge
 from radvqa.cli.score import score
+from radvqa.cli.serve import serve
 from radvqa.errors import RadvqaError, RunError
 from radvqa.run.stopping import Stopped, stoppable
 
@@ -70,6 +71,7 @@ app = typer.Typer(
 app.add_typer(data.app)
 app.add_typer(synth.app)
 app.add_typer(bench.app)
+app.add_typer(explain.app)
 
 
 def _print_version(wanted: bool) -> None:
@@ -154,6 +156,7 @@ app.command()(compare)
 app.command()(experiment)
 app.command()(score)
 app.command()(judge)
+app.command()(serve)
 
 
 @app.command()
@@ -174,26 +177,10 @@ def train(
             got=f"--set {changes[0]}",
             fix="give --set together with a recipe file; that makes another run folder",
         )
-    _again("train", run_or_recipe, as_json=as_json, quiet=quiet)
+    _train_again(run_or_recipe, as_json=as_json, quiet=quiet)
 
 
 app.command()(evaluate)
-
-
-@app.command()
-def explain(
-    run: RunPath,
-    sample: Annotated[
-        list[str] | None, typer.Option(metavar="ID", help="Draw the maps of this sample; repeatable.")
-    ] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Draw attention maps, renew the report.
-
-    For a trained run: of the samples that its recipe asks for, or of those given here.
-    """
-    _again("explain", run, as_json=as_json, quiet=quiet, sample_ids=sample or [])
 
 
 @app.command(name="list")
@@ -266,24 +253,15 @@ def _run(recipe_path: Path, changes: Sequence[str], *, until: str, as_json: bool
         _print_result(folder, as_json=as_json)
 
 
-def _again(verb: str, path: Path, *, as_json: bool, quiet: bool, sample_ids: Sequence[str] = ()) -> None:
+def _train_again(path: Path, *, as_json: bool, quiet: bool) -> None:
     from radvqa.run.folder import RunFolder
 
     folder = RunFolder.open(path)
     from radvqa import pipeline
     from radvqa.run.progress import Progress
 
-    progress = Progress(quiet)
-    if verb == "train":
-        if not pipeline.train_again(folder, command=command_line(), progress=progress):
-            return
-    else:
-        folder.lock()
-        folder.note_command(command_line())
-        pipeline.require_trained(folder)
-        pipeline.explain(folder, sample_ids=sample_ids, progress=progress)
-        pipeline.report(folder, progress=progress)
-    _print_result(folder, as_json=as_json)
+    if pipeline.train_again(folder, command=command_line(), progress=Progress(quiet)):
+        _print_result(folder, as_json=as_json)
 
 
 def _print_result(folder: "RunFolder", *, as_json: bool) -> None:

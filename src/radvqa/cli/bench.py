@@ -16,6 +16,7 @@ from radvqa.errors import RecipeError
 if TYPE_CHECKING:
     from radvqa.bench.comparison import Case, Comparison
     from radvqa.bench.evaluation import AnswerComparison
+    from radvqa.bench.explanation import PassComparison
     from radvqa.bench.geometry import Update
     from radvqa.data.image_store import ImageStore
     from radvqa.run.progress import Progress
@@ -47,6 +48,8 @@ LAYOUTS: tuple[LayoutName, ...] = ("per_question", "shared_image")
 Dtype = Literal["auto", "float32", "bfloat16"]
 
 ADAPT_RATE, ALIGN_RATE = 1e-4, 1e-4
+
+PALIGEMMA = "google/paligemma-3b-mix-448"
 
 
 @app.command()
@@ -218,6 +221,37 @@ def evaluate(
     typer.echo(answers_table(found))
 
 
+@app.command()
+def explain(
+    *,
+    checkpoint: Annotated[
+        str,
+        typer.Option(help="Whose sizes: a PaliGemma by its name on the hub, embedded, or tiny; weights are random."),
+    ] = PALIGEMMA,
+    dtype: Annotated[Literal["bfloat16", "float32"], typer.Option(help="Of weights and products.")] = "bfloat16",
+    layers: Annotated[
+        int | None, typer.Option(min=1, help="Layers of the language model; all of them unless given.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed turns of all ways; one more before them warms up.")] = 3,
+    threads: Threads = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Pass over one question plainly, with attention captured, and with output_attentions: memory and time.
+
+    PaliGemma-3B takes about 7 GB of memory and no download. See docs/bench.md.
+    """
+    from radvqa.bench.explanation import PassCase, compare_passes, passes_facts
+    from radvqa.run.progress import Progress
+
+    case = PassCase(checkpoint=checkpoint, dtype=dtype, rounds=rounds, threads=threads, layers=layers)
+    found = compare_passes(case, say=Progress(quiet).say)
+    if as_json:
+        print_json(passes_facts(found))
+        return
+    typer.echo(passes_table(found))
+
+
 def _layouts_of(checkpoint: str) -> Sequence[LayoutName]:
     """The layout that a checkpoint was trained in, by its manifest; both where it does not say."""
     manifest = Path(checkpoint) / "training_manifest.json"
@@ -379,6 +413,34 @@ def answers_table(found: Sequence["AnswerComparison"]) -> str:
         f"{first.questions} questions on {first.images} images; {first.threads} threads, {first.dtype}."
     ]
     notes += [f"{one.layout}: {one.our_tokens:.1f} tokens an answer, {one.plain_tokens:.1f} plain." for one in found]
+    return aligned(lines) + "\n" + "\n".join(notes)
+
+
+def passes_table(found: "PassComparison") -> str:
+    """One line for each way."""
+    lines = [("way", "kept MiB", "extra peak MiB", "seconds", "extra", "CPU seconds", "extra")]
+    for one in found.ways:
+        plain = one.way == "plain"
+        lines.append(
+            (
+                one.way,
+                "-" if plain else f"{one.kept_mib:,.1f}",
+                "-" if plain else f"{found.extra_peak_mib(one.way):,.1f}",
+                f"{median(one.seconds):.2f}",
+                "-" if plain else f"{found.extra_time(one.way):+.1%}",
+                f"{median(one.cpu_seconds):.2f}",
+                "-" if plain else f"{found.extra_cpu_time(one.way):+.1%}",
+            )
+        )
+    first = found.ways[0]
+    notes = [
+        f"{found.checkpoint}, random weights: {found.positions:,} positions, {found.prompt_tokens} of the prompt and "
+        f"{found.answer_tokens} of the answer; {found.layers} layers, {found.heads} heads; {found.threads} threads, "
+        f"{found.dtype}.",
+        f"Medians of {len(first.seconds)} rounds in turns. The plain pass peaks at {first.peak_mib:,.0f} MiB. "
+        f"All weights in float32: {found.full_float32_mib:,.0f} MiB.",
+        f"Largest difference of attention weights between both ways: {found.difference:.1e}.",
+    ]
     return aligned(lines) + "\n" + "\n".join(notes)
 
 

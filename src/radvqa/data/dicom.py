@@ -22,10 +22,11 @@ from dataclasses import asdict, dataclass, field
 from functools import cache as cached
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
 import numpy as np
 import pydicom
+from jaxtyping import Float32
 from PIL import Image, PngImagePlugin
 from pydantic import TypeAdapter, ValidationError
 from pydicom.datadict import tag_for_keyword
@@ -62,6 +63,9 @@ from radvqa.data.dicom_window import (
     Values,
     colour,
     grey,
+    has_square_pixels,
+    is_hounsfield,
+    modality_values,
     quietly,
     square_pixels,
 )
@@ -229,6 +233,51 @@ def decode_dicom(
         remarks=(*remarks, *shown.remarks, *spacing_remarks),
     )
     return DicomImage(pixels=pixels, rendering=rendering)
+
+
+def read_hounsfield(path: Path, *, frame: Frame = "middle") -> Float32[np.ndarray, "y x"] | None:
+    """One frame of a CT in Hounsfield units; None for any other image, and where pixels are not square.
+
+    Pixel for pixel that of ``read_dicom``.
+
+    Raises:
+        DataError: like ``read_dicom``.
+    """
+    content = read_picture_file(path)
+    with _quiet(), np.errstate(all="ignore"):
+        header, syntax = read_header(content, path)
+        index, frames = _frame_index(header, frame, path)
+        header = _attempt(lambda: _with_frame_groups(header, index), path, "the header cannot be read")
+        what = "the gray values cannot be read"
+        if not _attempt(lambda: is_hounsfield(header) and has_square_pixels(header), path, what):
+            return None
+        stored = _stored_values(content, header, syntax, path, index=index, frames=frames)
+        return _attempt(lambda: modality_values(stored, header).astype(np.float32), path, what)
+
+
+def hounsfield_of(picture: Path, source: Path) -> Float32[np.ndarray, "y x"] | None:
+    """The Hounsfield units behind a picture that was ``converted`` from a CT, or that is a DICOM file itself.
+
+    None where there are none, or where ``source`` is not the file that the picture was made from: shown again in the
+    same way it must give the same pixels.
+
+    Raises:
+        DataError: the picture is a DICOM file and damaged.
+    """
+    if is_dicom(picture):
+        return read_hounsfield(picture)
+    if not is_dicom(source):
+        return None
+    try:
+        made = rendering_of(picture)
+        given = (made.centre, made.width)
+        window = {"given": given, "preset": made.preset, "percentile": "percentile"}.get(made.origin, STORED)
+        again = read_dicom(source, window=cast(Window, window), frame=made.frame)
+        with Image.open(picture) as image:
+            same = np.array_equal(np.asarray(image), again.pixels)
+        return read_hounsfield(source, frame=made.frame) if same else None
+    except (DataError, OSError):
+        return None
 
 
 def converted(

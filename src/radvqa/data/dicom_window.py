@@ -78,7 +78,7 @@ class Choice(NamedTuple):
 
 def grey(stored: Values, header: Dataset, choice: Choice, path: Path) -> Shown:
     """A gray frame through the whole pipeline. Raises ``DataError`` for a window that does not fit the image."""
-    values = _modality_values(stored, header)
+    values = modality_values(stored, header)
     if not np.isfinite(values).all():
         raise ValueError
     remarks: tuple[str, ...] = ()
@@ -98,7 +98,7 @@ def grey(stored: Values, header: Dataset, choice: Choice, path: Path) -> Shown:
     return shown._replace(pixels=pixels, remarks=remarks)
 
 
-def _modality_values(stored: Values, header: Dataset) -> Values:
+def modality_values(stored: Values, header: Dataset) -> Values:
     """Stored values through the modality table or the rescale (PS3.3 C.11.1)."""
     if header.get("ModalityLUTSequence"):
         return _Table.of_item(header.ModalityLUTSequence[0], header).applied(stored)
@@ -110,12 +110,21 @@ def _modality_values(stored: Values, header: Dataset) -> Values:
     return values
 
 
-def _require_hounsfield(header: Dataset, preset: str, path: Path) -> None:
+def is_hounsfield(header: Dataset) -> bool:
+    """Whether the values of an image, after its rescale, are Hounsfield units."""
     modality = allowed_value("Modality", quietly(header, "Modality"))
-    rescaled = header.get("RescaleSlope") is not None and header.get("RescaleIntercept") is not None
     unit = str(header.get("RescaleType") or "HU").strip().upper()
-    if modality == "CT" and rescaled and not header.get("ModalityLUTSequence") and unit == "HU":
+    return modality == "CT" and _is_rescaled(header) and not header.get("ModalityLUTSequence") and unit == "HU"
+
+
+def _is_rescaled(header: Dataset) -> bool:
+    return header.get("RescaleSlope") is not None and header.get("RescaleIntercept") is not None
+
+
+def _require_hounsfield(header: Dataset, preset: str, path: Path) -> None:
+    if is_hounsfield(header):
         return
+    modality, rescaled = allowed_value("Modality", quietly(header, "Modality")), _is_rescaled(header)
     raise DataError(
         f"the window {preset!r} is for CT in Hounsfield units only",
         where=str(path),
@@ -222,6 +231,12 @@ def _palette_colours(stored: Values, header: Dataset) -> tuple[Values, int]:
     # Some writers put 8-bit colours into 16-bit entries without shifting them up.
     highest = 255 if max(int(table.entries.max()) for table in tables) <= 255 else tables[0].highest
     return colours, highest
+
+
+def has_square_pixels(header: Dataset) -> bool:
+    """Whether ``square_pixels`` leaves the picture as it is."""
+    ratio = _pixel_ratio(header)
+    return ratio is None or abs(ratio - 1) < SQUARE_WITHIN
 
 
 def square_pixels(pixels: Pixels, header: Dataset) -> tuple[Pixels, bool, tuple[str, ...]]:

@@ -12,6 +12,7 @@ answer), L layers, H heads, an r x c image grid, p prompt tokens (bos included) 
 ``<view>/image_mass``           float32 T L H        the share of the row on the image
 ``<view>/image_to_prompt``      float16 L r c p      attention of each image position on the prompt, mean over heads
 ``<view>/maps/<method>``        float32 t+1 r c      one map per answer token and, last, one of the whole answer
+``image/values``                float32 y x          of a CT: Hounsfield units; no such array where there are none
 ==============================  ===================  ==============================================================
 
 The row of a text position is what predicts the next token. ``attention[k]`` belongs to ``tokens[k]`` of the manifest
@@ -29,8 +30,9 @@ SCHEMA = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """One text token. ``word`` numbers the words of the prompt and of the answer, so that pieces can be grouped.
+    """One text token. ``word`` numbers the words of prompt and answer, from 0 (bos), so that pieces can be grouped.
 
+    ``text`` is what the token adds to the text before it, blanks included.
     ``image_mass`` is the share of raw attention on the image, mean over layers and heads, of the row that predicts the
     token. ``reliance`` (nats; answer tokens only): how much more probable the token is with the image than without.
     """
@@ -79,7 +81,7 @@ class View:
     """One answer to the question, and its maps.
 
     ``confidence`` is the mean probability of the answer's tokens (geometric mean), ``reliance`` the log-probability of
-    the answer with the image minus that without (nats). ``correct`` is None for a typed answer.
+    the answer with the image minus that without (nats). ``correct`` is None where there is no reference to tell by.
     ``sinks``: image cells (row, column) that draw attention whatever is asked.
     """
 
@@ -126,7 +128,8 @@ class Picture:
 class Manifest:
     """Everything of a case but its arrays. ``key`` names it in addresses: no text of the data set gets there.
 
-    ``model``: name, run, stage, weights, dtype, decoding, layers, heads. ``grid``: rows and columns.
+    ``model``: name, run, stage, weights, dtype, decoding, layout, layers, heads, settings of the maps, and
+    ``made_from``, a digest of all that the case depends on. ``grid``: rows and columns.
     """
 
     schema: int
@@ -151,7 +154,7 @@ class CaseLine:
     """One case in ``cases.jsonl``: what lists, filters and the failure finder need, of the model's own answer.
 
     ``folder`` is relative to the list's own folder. ``facts``: those of the whole answer's map, by method.
-    ``off_target``: None where the question names no region of the picture.
+    ``correct`` is None where there is no reference.
     """
 
     key: str
@@ -163,7 +166,7 @@ class CaseLine:
     references: tuple[str, ...]
     answer: str
     answer_type: str
-    correct: bool
+    correct: bool | None
     confidence: float
     reliance: float
     facts: Mapping[str, MapFacts]

@@ -1,249 +1,327 @@
-"""Attention of a PaliGemma language model, recorded during one teacher-forced forward.
+"""Attention of a PaliGemma language model, captured during one teacher-forced forward.
 
-The hook is the public one of transformers: an attention function and a mask builder registered under our own name.
-The layer's output still comes from the sdpa forward; beside it, the recorder computes the weights of one layer at a
-time and keeps only what the maps need, so the (layers, heads, n, n) tensor never exists.
+Beside the layer's own output the weights of one layer are computed a few queries at a time, and only what the maps
+need is kept, so the (layers, heads, n, n) tensor never exists.
 
-Axes: L layers, H query heads, n positions (image, prompt, answer), t recorded rows, v vocabulary.
+Axes: L layers, H query heads, n positions (image, prompt, answer), i image tokens, p prompt tokens (bos included),
+t answer tokens, T = p + t text tokens, v vocabulary.
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from peft import PeftModel
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PaliGemmaForConditionalGeneration
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from radvqa.errors import ModelError
-
-ATTENTION_NAME = "radvqa_capture"
+from radvqa.explain.asked import Asked
+from radvqa.explain.recording import QUERY_CHUNK, attention_rows, paligemma, recording, soft_cap
 
 FULL_PRECISION_POSITIONS = 512
 """Up to this length attention is kept in fp32, beyond it in fp16 (n = 1064, 18 layers: 39 instead of 78 MiB)."""
 
-_QUERY_CHUNK = 256
+Fusion = Literal["mean", "max", "min"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """What a trace keeps beside the rows of the answer; see ``Trace``."""
+
+    text_rows: bool = False
+    image_rows: bool = False
+    fused: Fusion | None = None
+    value_norms: bool = False
+    residual: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class AttentionTrace:
+class Trace:
     """What one forward leaves behind, on the network's device.
 
-    ``rows``: weights of the recorded rows, per layer and head. ``fused``: all rows, mean over heads, for rollout.
-    ``image_tokens`` and ``positions``: where the image columns and the recorded rows lie in the sequence.
-    ``logits``: of the recorded rows, unless the inputs asked for others with ``logits_to_keep``.
+    Attributes:
+        image_tokens: positions of the image columns.
+        positions: positions of ``rows``. Row q predicts token q + 1.
+        logits: of ``positions``.
+        rows: weights of the rows that predict the answer's tokens.
+        text_rows: weights of the rows that predict each text token, bos first. ``rows`` are the last t of them.
+        image_rows: weights of image positions on the prompt. The answer is hidden from them, and in the shared-image
+            layout so is the question: only bos is left.
+        fused: all rows, heads fused by mean, max or min. Rows of a mean sum to 1, of a maximum to more, of a minimum
+            to less.
+        value_rows: the answer's rows weighted by values: Σ_h A_h,ij · ‖W_O^h v_j‖, each row scaled to sum 1.
+        value_fused: the same of all rows.
+        residual: ‖x‖ / (‖x‖ + ‖what attention adds to x‖) of every position, x the residual stream before the layer.
+
+    Value norms: Kobayashi et al., "Attention is Not Only a Weight", EMNLP 2020, who take the norm after the sum over
+    heads; here it is taken of every head, which needs no n² vectors. Residual: in the manner of Kobayashi et al.,
+    "Incorporating Residual and Normalization Layers", EMNLP 2021, by norms alone.
     """
 
-    rows: Float[Tensor, "L H t n"]
-    fused: Float[Tensor, "L n n"]
     image_tokens: slice
     positions: slice
     logits: Float[Tensor, "t v"]
+    rows: Float[Tensor, "L H t n"]
+    text_rows: Float[Tensor, "L H T n"] | None = None
+    image_rows: Float[Tensor, "L H i p"] | None = None
+    fused: Float[Tensor, "L n n"] | None = None
+    value_rows: Float[Tensor, "L t n"] | None = None
+    value_fused: Float[Tensor, "L n n"] | None = None
+    residual: Float[Tensor, "L n"] | None = None
+
+
+AttentionTrace = Trace
+
+
+def trace(asked: Asked, keep: Keep) -> Trace:
+    """The attention under which the answer's tokens were predicted, in one pass. Raises like ``trace_attention``."""
+    with torch.no_grad(), asked.vlm.autocast():
+        return trace_attention(asked.vlm.network, asked.inputs(), image_tokens=asked.image, rows=asked.rows, keep=keep)
 
 
 def trace_attention(
-    network: nn.Module, inputs: Mapping[str, Any], *, image_tokens: slice, rows: slice
-) -> AttentionTrace:
+    network: nn.Module, inputs: Mapping[str, Any], *, image_tokens: slice, rows: slice, keep: Keep = Keep(fused="mean")
+) -> Trace:
     """The language model's attention in one forward of ``network(**inputs)``, without gradients and in eval mode.
 
-    Row q predicts token q + 1: to explain the answer tokens at positions s₀ … s₁−1, pass ``rows=slice(s₀−1, s₁−1)``.
-    One teacher-forced forward gives the rows that generation would have met, for any answer, the reference included.
-    Modes and attention implementation are put back afterwards, also after an error.
+    Row q predicts token q + 1: to explain the answer tokens at positions s₀ … s₁−1, pass ``rows=slice(s₀−1, s₁−1)``;
+    what lies between image and answer is the prompt. One teacher-forced forward gives the rows that generation would
+    have met, for any answer, the reference included.
 
     Args:
-        network: a ``PaliGemmaForConditionalGeneration``, bare or wrapped by PEFT.
+        network: a ``PaliGemmaForConditionalGeneration``, bare or wrapped by PEFT; PaliGemma 2 with its soft-capping
+            and sliding window is one.
         inputs: what the model's forward takes, batch of 1: ``input_ids``, ``attention_mask`` (2-D, or a 4-D tensor:
             bool with True = may attend, or additive float), ``token_type_ids`` (0 prefix, 1 answer; may be left out
             with a 4-D mask), ``pixel_values`` or ``mm_encoder_outputs``, and so on.
         image_tokens: positions of the image tokens.
         rows: positions whose rows are wanted.
+        keep: what else.
 
     Raises:
-        ModelError: another kind of model or soft-capped attention; inputs without image, token types or batch of 1;
-            positions out of range; nothing captured; a row that sees later tokens; weights that are not finite.
+        ModelError: another kind of model; inputs without image, token types or batch of 1; positions out of range;
+            nothing captured; a prefix that sees the answer, or a row that sees later tokens; weights that are not
+            finite.
     """
-    base = _paligemma(network)
-    positions = _check_inputs(inputs, image_tokens=image_tokens, rows=rows)
-    attention_layers = [layer.self_attn for layer in base.model.language_model.layers]
-    recorder = _Recorder(attention_layers, positions)
-    kept = {"logits_to_keep": torch.tensor(positions, device=inputs["input_ids"].device)}
-    with torch.no_grad(), _eval_mode(network), _attention(base, ATTENTION_NAME), _recording(recorder):
+    base = paligemma(network)
+    _check_inputs(inputs, image_tokens=image_tokens, rows=rows)
+    spans = _Spans(image_tokens, rows, inputs["input_ids"].shape[1])
+    layers = list(base.model.language_model.layers)
+    recorder = _Capture(layers, spans, keep)
+    kept = {"logits_to_keep": torch.arange(rows.start, rows.stop, device=inputs["input_ids"].device)}
+    with torch.no_grad(), recording(base, recorder), _residuals(layers, recorder):
         output = network(**{**kept, **inputs, "use_cache": False})
-    logits = output.logits[0] if output.logits.ndim == 3 else output.logits
-    captured_rows, fused = recorder.stacked()
-    _check_causal(captured_rows, positions)
-    return AttentionTrace(rows=captured_rows, fused=fused, image_tokens=image_tokens, positions=rows, logits=logits)
+    recorder.require_whole()
+    return Trace(
+        image_tokens=image_tokens,
+        positions=rows,
+        logits=output.logits[0] if output.logits.ndim == 3 else output.logits,
+        **recorder.found(),
+    )
 
 
-class _Recorder:
-    """Collects, layer by layer, the wanted rows and the head mean of one forward."""
+@dataclass(frozen=True, slots=True)
+class _Spans:
+    """Where image, prompt and answer lie; ``rows`` are one before the answer's tokens."""
 
-    def __init__(self, attention_layers: list[nn.Module], positions: range) -> None:
-        self.layer_of = {id(module): layer for layer, module in enumerate(attention_layers)}
-        self.positions = positions
-        self.rows: dict[int, Tensor] = {}
-        self.fused: dict[int, Tensor] = {}
+    image: slice
+    rows: slice
+    length: int
 
-    def record(
-        self, module: nn.Module, query: Tensor, *, key: Tensor, mask: Tensor | None, scaling: float | None
+    @property
+    def prompt(self) -> slice:
+        return slice(self.image.stop, self.rows.start + 1)
+
+    @property
+    def text_rows(self) -> slice:
+        return slice(self.image.stop - 1, self.rows.stop)
+
+
+class _Capture:
+    """Fills, layer by layer, what is kept of one forward."""
+
+    def __init__(self, layers: list[Any], spans: _Spans, keep: Keep) -> None:
+        self.layer_of = {id(layer.self_attn): number for number, layer in enumerate(layers)}
+        self.spans, self.keep = spans, keep
+        self.seen: set[int] = set()
+        self.arrays: dict[str, Tensor] = {}
+
+    def record(  # noqa: PLR0917
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        scaling: float | None,
+        output: Tensor,
     ) -> None:
         layer = self.layer_of.get(id(module))
         if layer is None:
             return
-        if mask is None:
-            raise ModelError(
-                "the language model ran without an attention mask, so every token saw the answer",
-                expected="token_type_ids with 0 for image and prompt and 1 for the answer, or a 4-D attention_mask",
-                fix="build the batch with radvqa's own collator",
-            )
-        dtype = torch.float32 if key.shape[2] <= FULL_PRECISION_POSITIONS else torch.float16
-        wanted = slice(self.positions.start, self.positions.stop)
-        self.rows[layer] = attention_rows(query, key, mask=mask, scaling=scaling, queries=wanted)[0].to(dtype)
-        chunks = []
-        for start in range(0, query.shape[2], _QUERY_CHUNK):
-            chunk = slice(start, start + _QUERY_CHUNK)
-            weights = attention_rows(query, key, mask=mask, scaling=scaling, queries=chunk)
-            chunks.append(weights[0].mean(dim=0).to(dtype))
-        self.fused[layer] = torch.cat(chunks)
+        _check_mask(mask, self.spans)
+        assert mask is not None
+        if not self.arrays:
+            self._allocate(query)
+        norms = value_norms(module, value) if self.keep.value_norms else None
+        for queries in self._chunks():
+            weights = attention_rows(query, key, mask=mask, scaling=scaling, queries=queries, softcap=soft_cap(module))[
+                0
+            ]
+            self._keep(layer, weights, queries)
+            if norms is not None:
+                weighted = torch.einsum("hqn,hn->qn", weights, norms)
+                weighted = weighted / weighted.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+                self.arrays["value_fused"][layer, queries] = weighted.to(self.arrays["value_fused"].dtype)
+                self._put("value_rows", layer, weighted, queries, self.spans.rows)
+        self.seen.add(layer)
 
-    def stacked(self) -> tuple[Float[Tensor, "L H t n"], Float[Tensor, "L n n"]]:
-        layers = range(len(self.layer_of))
-        missing = [layer for layer in layers if layer not in self.rows]
+    def _allocate(self, query: Tensor) -> None:
+        """Whole arrays at the first layer: collecting layers and stacking them would need the memory twice."""
+        layers, heads, n = len(self.layer_of), query.shape[1], self.spans.length
+        rows, image, prompt = self.spans.rows, self.spans.image, self.spans.prompt
+        shapes: dict[str, tuple[int, ...]] = {}
+        kept_rows = self.spans.text_rows if self.keep.text_rows else rows
+        shapes["text_rows" if self.keep.text_rows else "rows"] = (layers, heads, _size(kept_rows), n)
+        if self.keep.image_rows:
+            shapes["image_rows"] = (layers, heads, _size(image), _size(prompt))
+        if self.keep.fused is not None:
+            shapes["fused"] = (layers, n, n)
+        if self.keep.value_norms:
+            shapes["value_rows"] = (layers, _size(rows), n)
+            shapes["value_fused"] = (layers, n, n)
+        dtype = torch.float32 if n <= FULL_PRECISION_POSITIONS else torch.float16
+        self.arrays = {name: torch.zeros(shape, dtype=dtype, device=query.device) for name, shape in shapes.items()}
+
+    def _chunks(self) -> Iterator[slice]:
+        """The queries whose weights are needed: all of them, or text and image rows alone."""
+        everything = self.keep.fused is not None or self.keep.value_norms
+        first = self.spans.text_rows if self.keep.text_rows else self.spans.rows
+        wanted = slice(0, self.spans.length) if everything else first
+        if self.keep.image_rows and not everything:
+            wanted = slice(self.spans.image.start, wanted.stop)
+        for start in range(wanted.start, wanted.stop, QUERY_CHUNK):
+            yield slice(start, min(start + QUERY_CHUNK, wanted.stop))
+
+    def _keep(self, layer: int, weights: Float[Tensor, "H q n"], queries: slice) -> None:
+        spans = self.spans
+        if self.keep.text_rows:
+            self._put("text_rows", layer, weights, queries, spans.text_rows)
+        else:
+            self._put("rows", layer, weights, queries, spans.rows)
+        if self.keep.image_rows:
+            self._put("image_rows", layer, weights[..., spans.prompt], queries, spans.image)
+        if self.keep.fused == "mean":
+            self.arrays["fused"][layer, queries] = weights.mean(dim=0).to(self.arrays["fused"].dtype)
+        elif self.keep.fused is not None:
+            extreme = weights.amax(dim=0) if self.keep.fused == "max" else weights.amin(dim=0)
+            self.arrays["fused"][layer, queries] = extreme.to(self.arrays["fused"].dtype)
+
+    def _put(self, name: str, layer: int, weights: Float[Tensor, "*H q n"], queries: slice, wanted: slice) -> None:
+        """The part of a chunk of queries that belongs to the wanted rows."""
+        start, stop = max(queries.start, wanted.start), min(queries.stop, wanted.stop)
+        if start < stop:
+            into = self.arrays[name][layer][..., start - wanted.start : stop - wanted.start, :]
+            into.copy_(weights[..., start - queries.start : stop - queries.start, :])
+
+    def add_residual(self, layer: int, stream: Float[Tensor, "1 n h"], added: Float[Tensor, "1 n h"]) -> None:
+        """How much of each position stays in the residual stream, by norms."""
+        own, attention = stream[0].float().norm(dim=-1), added[0].float().norm(dim=-1)
+        if "residual" not in self.arrays:
+            self.arrays["residual"] = own.new_zeros(len(self.layer_of), len(own))
+        self.arrays["residual"][layer] = own / (own + attention).clamp_min(torch.finfo(torch.float32).tiny)
+
+    def require_whole(self) -> None:
+        """Refuse an incomplete or broken capture."""
+        missing = sorted(set(self.layer_of.values()) - self.seen)
         if missing or not self.layer_of:
             raise ModelError(
-                "attention was not captured" if not self.rows else "attention was captured in some layers only",
+                "attention was not captured" if not self.seen else "attention was captured in some layers only",
                 expected=f"{len(self.layer_of)} language model layers that call transformers' AttentionInterface",
                 got=f"nothing from layers {missing}",
                 fix="use an uncompiled, unpatched PaliGemma of the supported transformers version",
             )
-        rows = torch.stack([self.rows[layer] for layer in layers])
-        fused = torch.stack([self.fused[layer] for layer in layers])
-        if not (rows.isfinite().all() and fused.isfinite().all()):
-            raise ModelError(
-                "attention weights are not finite",
-                expected="numbers between 0 and 1",
-                got="NaN or infinity",
-                fix="load the checkpoint in float32 or bfloat16, and check its weights",
-            )
-        return rows, fused
+        for name, values in self.arrays.items():
+            # Sums over rows are enough: a NaN or infinity spreads into them, and they need no array of their own.
+            if not bool(values.sum(dim=-1, dtype=torch.float32).isfinite().all()):
+                raise ModelError(
+                    "attention weights are not finite",
+                    where=name,
+                    expected="numbers between 0 and 1",
+                    got="NaN or infinity",
+                    fix="load the checkpoint in float32 or bfloat16, and check its weights",
+                )
+
+    def found(self) -> dict[str, Tensor]:
+        """The fields of a ``Trace``. The answer's rows are a view of all text rows."""
+        found = dict(self.arrays)
+        if self.keep.text_rows:
+            found["rows"] = found["text_rows"][:, :, -_size(self.spans.rows) :]
+        return found
 
 
-def attention_rows(
-    query: Float[Tensor, "b H q d"],
-    key: Float[Tensor, "b K n d"],
-    *,
-    mask: Tensor,
-    scaling: float | None,
-    queries: slice,
-) -> Float[Tensor, "b H t n"]:
-    """Softmax attention weights of the chosen query positions, in fp32; hidden columns are exactly 0.
+def value_norms(module: Any, value: Float[Tensor, "1 K n d"]) -> Float[Tensor, "H n"]:
+    """‖W_O^h v_j‖ of every head and position: how long what a head writes is, were its weight on that position 1.
 
-    Grouped-query attention is done by reshaping the query to (K, H/K), never by repeating the key. A row without any
-    visible column is all zeros. ``mask`` is bool (True = may attend) or additive, broadcastable to (b, 1, n, n).
+    The output projection is asked for its own matrix, so adapters and four-bit weights take part. Norms are those of
+    the quadratic form vᵀ(WᵀW)v, in fp32: no (H, n, h) array.
     """
-    batch, heads, _, width = query.shape
-    key_heads, columns = key.shape[1], key.shape[2]
-    scale = width**-0.5 if scaling is None else scaling
-    grouped = query[:, :, queries].float().reshape(batch, key_heads, heads // key_heads, -1, width)
-    scores = (grouped @ key.float().unsqueeze(2).transpose(-1, -2)) * scale
-    mask = mask[:, :, queries, :columns].unsqueeze(2)
-    if mask.dtype == torch.bool:
-        visible = mask
-    else:
-        visible = mask > torch.finfo(mask.dtype).min / 2
-        scores = scores + mask.float()
-    scores = scores.masked_fill(~visible, torch.finfo(torch.float32).min)
-    weights = scores.softmax(dim=-1).masked_fill(~visible, 0.0)
-    return weights.reshape(batch, heads, -1, columns)
-
-
-_RECORDER: ContextVar[_Recorder | None] = ContextVar("radvqa_attention_recorder", default=None)
-
-
-def _recording_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    recorder = _RECORDER.get()
-    if recorder is not None:
-        recorder.record(module, query, key=key, mask=attention_mask, scaling=scaling)
-    output: tuple[Tensor, None] = sdpa_attention_forward(
-        module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-    )
-    return output
-
-
-AttentionInterface.register(ATTENTION_NAME, _recording_attention)
-# Without an entry of its own the layer would get no mask at all and see the future.
-AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
+    _, key_heads, _, width = value.shape
+    projection = module.o_proj
+    weight = next(projection.parameters())
+    dtype = weight.dtype if weight.dtype.is_floating_point else value.dtype
+    inputs = projection.in_features
+    heads = inputs // width
+    norms = []
+    for head in range(heads):
+        unit = torch.zeros(width + 1, inputs, dtype=dtype, device=value.device)
+        unit[:width, head * width : (head + 1) * width] = torch.eye(width, dtype=dtype, device=value.device)
+        written = projection(unit).float()
+        # The last row is that of zeros: a bias, which belongs to no position.
+        columns = written[:width] - written[width]
+        values = value[0, head * key_heads // heads].float()
+        with torch.autocast(value.device.type, enabled=False):
+            gram = columns @ columns.T
+            norms.append(((values @ gram) * values).sum(dim=-1).clamp_min(0.0).sqrt())
+    return torch.stack(norms)
 
 
 @contextmanager
-def _recording(recorder: _Recorder) -> Iterator[None]:
-    token = _RECORDER.set(recorder)
+def _residuals(layers: list[Any], recorder: _Capture) -> Iterator[None]:
+    """Tell the recorder of every layer's residual stream and of what attention adds to it, where that is kept."""
+    if not recorder.keep.residual:
+        yield
+        return
+    handles = []
+    for number, layer in enumerate(layers):
+        streams: list[Tensor] = []
+
+        def before(_: Any, args: tuple[Any, ...], streams: list[Tensor] = streams) -> None:
+            streams.append(args[0])
+
+        def after(_: Any, __: Any, output: Any, streams: list[Tensor] = streams, number: int = number) -> None:
+            added = output[0] if isinstance(output, tuple) else output
+            recorder.add_residual(number, streams.pop(), added)
+
+        # Gemma 2 normalises what attention gives before it is added; Gemma adds it as it is.
+        normalised = hasattr(layer, "pre_feedforward_layernorm")
+        adds = layer.post_attention_layernorm if normalised else layer.self_attn
+        handles += [layer.register_forward_pre_hook(before), adds.register_forward_hook(after)]
     try:
         yield
     finally:
-        _RECORDER.reset(token)
+        for handle in handles:
+            handle.remove()
 
 
-@contextmanager
-def _attention(base: Any, name: str) -> Iterator[None]:
-    """The language model runs with attention ``name`` inside the block; the vision encoder keeps its own."""
-    before = base.config.text_config._attn_implementation
-    base.set_attn_implementation({"text_config": name})
-    try:
-        yield
-    finally:
-        base.set_attn_implementation({"text_config": before})
+def _size(span: slice) -> int:
+    return int(span.stop - span.start)
 
 
-@contextmanager
-def _eval_mode(network: nn.Module) -> Iterator[None]:
-    """Eval mode inside the block; each module's own mode after it (a frozen tower may be in eval while LoRA trains)."""
-    before = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
-
-
-def _paligemma(network: nn.Module) -> Any:
-    base = network.get_base_model() if isinstance(network, PeftModel) else network
-    if not isinstance(base, PaliGemmaForConditionalGeneration):
-        raise ModelError(
-            "attention capture knows PaliGemma only",
-            expected="PaliGemmaForConditionalGeneration, bare or wrapped by PEFT",
-            got=type(base).__name__,
-        )
-    text_config: Any = base.config.text_config
-    if getattr(text_config, "attn_logit_softcapping", None) is not None:
-        raise ModelError(
-            "attention capture runs on sdpa, which has no soft-capping",
-            expected="a PaliGemma 1 checkpoint",
-            got=f"text model {text_config.model_type} with attn_logit_softcapping",
-            fix="explain a PaliGemma 1 checkpoint",
-        )
-    return base
-
-
-def _check_inputs(inputs: Mapping[str, Any], *, image_tokens: slice, rows: slice) -> range:
-    """The recorded positions as a range, after the checks that would otherwise give a wrong map without an error."""
+def _check_inputs(inputs: Mapping[str, Any], *, image_tokens: slice, rows: slice) -> None:
+    """The checks without which a wrong map would come out and no error."""
     shape = tuple(inputs["input_ids"].shape)
     if len(shape) != 2 or shape[0] != 1:
         raise ModelError(
@@ -264,7 +342,10 @@ def _check_inputs(inputs: Mapping[str, Any], *, image_tokens: slice, rows: slice
         raise ModelError("attention is traced in one full forward", expected="no past_key_values")
     _check_span("image_tokens", image_tokens, shape[1])
     _check_span("rows", rows, shape[1])
-    return range(rows.start, rows.stop)
+    if rows.start < image_tokens.stop:
+        raise ModelError(
+            "rows begin inside the image", expected=f"rows from {image_tokens.stop} on", got=str(rows.start)
+        )
 
 
 def _check_span(name: str, span: slice, length: int) -> None:
@@ -278,16 +359,26 @@ def _check_span(name: str, span: slice, length: int) -> None:
         )
 
 
-def _check_causal(rows: Float[Tensor, "L H t n"], positions: range) -> None:
-    later = rows.triu(diagonal=positions.start + 1)
-    if bool((later != 0).any()):
+def _check_mask(mask: Tensor | None, spans: _Spans) -> None:
+    """Refuse a mask under which the answer leaks into what predicts it, or under which a row sees nothing."""
+    if mask is None:
         raise ModelError(
-            "a traced row attends to later tokens, so the answer leaks into its own explanation",
-            expected="rows that see nothing after themselves",
-            got=f"up to {float(later.max()):.3g} of a row's weight on later tokens",
+            "the language model ran without an attention mask, so every token saw the answer",
+            expected="token_type_ids with 0 for image and prompt and 1 for the answer, or a 4-D attention_mask",
+            fix="build the batch with radvqa's own collator",
+        )
+    seen = mask[0, 0] if mask.dtype == torch.bool else mask[0, 0] > torch.finfo(mask.dtype).min / 2
+    rows = seen[spans.rows]
+    later = rows.triu(diagonal=spans.rows.start + 1)
+    prefix = seen[spans.image.start : spans.rows.start + 1, spans.rows.start + 1 :]
+    if bool(later.any()) or bool(prefix.any()):
+        raise ModelError(
+            "a row attends to later tokens, so the answer leaks into its own explanation",
+            expected="an answer whose tokens see nothing after themselves, and a prefix that sees no answer",
+            got=f"{int(later.sum())} such pairs in the answer's rows, {int(prefix.sum())} in the prefix's",
             fix="give answer tokens the token type 1, and pass the rows of answer tokens only (s - 1 for position s)",
         )
-    if bool((rows.sum(dim=-1) == 0).any()):
+    if not bool(rows.any(dim=-1).all()):
         raise ModelError(
             "a traced row sees no token at all",
             expected="rows of real tokens",

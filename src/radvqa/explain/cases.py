@@ -1,47 +1,61 @@
-"""Attention maps of chosen samples: which ones, traced how, saved where."""
+"""Explained cases: which samples, whose answers, and everything about one of them for its bundle."""
 
-import math
-import re
+import dataclasses
+import hashlib
+import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
 
-from radvqa.data.image_store import ImageStore
-from radvqa.data.imaging import open_image
-from radvqa.errors import DataError
-from radvqa.evaluate.metrics import exact_match
-from radvqa.explain.capture import AttentionTrace, trace_attention
-from radvqa.explain.overlay import grid_frame, save_panel
-from radvqa.explain.rollout import SaliencyMap, image_maps, raw_attention, rollout
-from radvqa.models.layout import Question, Row, attention_inputs
-from radvqa.models.vlm import Vlm
+from radvqa.evaluate.metrics import accuracy
+from radvqa.explain.asked import answer_ids, ask
+from radvqa.explain.bundle import SCHEMA, CaseLine, Manifest, Picture, View, ViewName
+from radvqa.explain.bundle_files import CASES_FOLDER, PIXELS, VALUES, case_key
+from radvqa.explain.maps import DEFAULT_METHODS, MapSettings
+from radvqa.explain.outlines import outlines_of
+from radvqa.explain.overlay import grid_frame
+from radvqa.explain.targets import asked_regions, grid_coverage, regions_by_label
+from radvqa.explain.views import view_of
+from radvqa.models.layout import Row
+from radvqa.models.vlm import Vision, Vlm
+from radvqa.recipe import Aspect
 from radvqa.sample import Prediction, Region, VqaSample
-from radvqa.train.pictures import StoredPictures
+
+Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """One explained sample, as listed in ``explain/index.json``."""
+class Given:
+    """An answer to be explained. ``correct`` is None where nobody can tell; ``finished``: it ended by itself."""
 
-    sample_id: str
-    image_id: str
-    question: str
-    reference: str
-    answer: str
-    correct: bool
-    panel: str
-    methods: dict[str, dict[str, float | None]]
+    text: str
+    token_ids: tuple[int, ...]
+    correct: bool | None = None
+    finished: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainedModel:
+    """Which model it is. ``stage``: up to which stage the run's weights were loaded, ``""`` for all of them."""
+
+    name: str
+    weights: str
+    run: str = ""
+    stage: str = ""
+    decoding: str = "greedy"
 
 
 def choose(predictions: Sequence[Prediction], count: int) -> list[str]:
     """Sample ids, right and wrong answers in turn, each time from the content type seen least, one per image first."""
     pools: dict[bool, list[Prediction]] = {True: [], False: []}
     for prediction in predictions:
-        pools[exact_match(prediction) == 1.0].append(prediction)
+        pools[accuracy(prediction) == 1.0].append(prediction)
     chosen: list[Prediction] = []
     used: dict[str, int] = defaultdict(int)
     while len(chosen) < count and any(pools.values()):
@@ -54,101 +68,191 @@ def choose(predictions: Sequence[Prediction], count: int) -> list[str]:
     return [prediction.sample_id for prediction in chosen]
 
 
-def explain_sample(
+def predicted(prediction: Prediction, vlm: Vlm) -> Given:
+    """The model's own answer, token for token as it was generated. Without tokens there is nothing to explain."""
+    return Given(
+        text=prediction.text,
+        token_ids=tuple(token for token in prediction.token_ids if token != vlm.tokens.eos_id),
+        correct=accuracy(prediction) == 1.0 if any(prediction.references) else None,
+        finished=prediction.finished,
+    )
+
+
+def generated(vlm: Vlm, sample: VqaSample, pixels: UInt8[np.ndarray, "y x 3"], *, max_new_tokens: int) -> Given:
+    """The model's greedy answer to one question alone; right or wrong where the sample has references."""
+    row = Row(sample.image, (vlm.question(sample, answer=False),))
+    vision = Vision(torch.zeros(1, dtype=torch.long), pixels=torch.from_numpy(pixels)[None])
+    (answer,) = vlm.answer(vlm.batch([row]), vision, max_new_tokens=max_new_tokens)
+    return Given(
+        text=answer.text,
+        token_ids=tuple(token for token in answer.token_ids if token != vlm.tokens.eos_id),
+        correct=_is_right(answer.text, sample),
+        finished=answer.finished,
+    )
+
+
+def written(vlm: Vlm, text: str, sample: VqaSample, *, correct: bool | None) -> Given:
+    """A reference or typed answer. Raises ``DataError`` if it has no tokens, ``ModelError`` for one of its marks."""
+    return Given(text=text, token_ids=answer_ids(vlm, text, where=sample.sample_id), correct=correct)
+
+
+def explain_case(
     vlm: Vlm,
     sample: VqaSample,
-    prediction: Prediction,
-    store: ImageStore,
+    image: Image.Image,
+    pixels: UInt8[np.ndarray, "y x 3"],
     *,
-    alpha: float,
-    regions: Sequence[Region],
-    folder: Path,
-) -> Case:
-    """Draw raw attention and rollout from the first token of the model's answer, and say what the maps weigh.
+    answers: Mapping[ViewName, Given],
+    model: ExplainedModel,
+    methods: Sequence[str] = DEFAULT_METHODS,
+    settings: MapSettings = MapSettings(),  # noqa: B008 - frozen
+    regions: Sequence[Region] = (),
+    aspect: Aspect = "squash",
+    values: Float[np.ndarray, "y x"] | None = None,
+    made_from: str = "",
+) -> tuple[Manifest, Arrays]:
+    """Everything of one case for ``write_bundle``; one traced pass and the methods' own passes for every answer.
+
+    Args:
+        vlm: the model.
+        sample: the question.
+        image: the picture that is shown, in RGB.
+        pixels: the same as the model is given it.
+        answers: whose answers are explained; the model's own first.
+        model: which model it is.
+        methods: names in ``radvqa.explain.maps.METHODS``.
+        settings: what can be chosen about the maps.
+        regions: of the image.
+        aspect: how the image became the model's square.
+        values: of a CT, in Hounsfield units.
+        made_from: see ``made_from``.
 
     Raises:
-        DataError: the model gave an empty answer, so there is no token to explain.
+        DataError: an answer has no tokens, or a mask cannot be read.
+        ModelError: see ``radvqa.explain.capture.trace``.
     """
-    ids = tuple(token for token in prediction.token_ids if token != vlm.tokens.eos_id)
-    trace, positions = trace_answer(vlm, sample, ids, store)
-    maps: dict[str, SaliencyMap] = {}
-    rows_by_method = {
-        "raw attention": raw_attention(trace),
-        "rollout": rollout(trace.fused, positions, alpha=alpha),
-    }
-    words = [vlm.tokenizer.decode([token]) for token in ids]
-    for method, rows in rows_by_method.items():
-        found = image_maps(
-            rows, trace.image_tokens, grid_shape=vlm.image_grid, positions=positions, method=method, targets=words
+    frame = grid_frame(image.size, vlm.image_size, aspect=aspect)
+    targets = asked_regions(sample, regions)
+    asked = [region for target in targets for region in target.regions]
+    coverage = grid_coverage(asked, image.size, grid=vlm.image_grid, frame=frame) if asked else None
+    arrays: Arrays = {PIXELS: _shown(image)}
+    if values is not None and values.shape == (image.height, image.width):
+        arrays[VALUES] = values.astype(np.float32)
+    views: dict[ViewName, View] = {}
+    for name, given in answers.items():
+        views[name], found = view_of(
+            ask(vlm, sample, given.token_ids, torch.from_numpy(pixels)),
+            text=given.text,
+            correct=given.correct,
+            finished=given.finished,
+            methods=methods,
+            settings=settings,
+            coverage=coverage,
         )
-        maps[method] = found[0]
-    correct = exact_match(prediction) == 1.0
-    panel = folder / f"{sample.sample_id}.png"
-    image = open_image(sample.image)
-    save_panel(
-        panel,
-        image,
-        maps=maps,
-        title=sample.question,
-        caption=f"model: {prediction.text}   reference: {sample.answers[0]}   ({'right' if correct else 'wrong'}; "
-        f"maps of the first answer token, {sample.sample_id})",
-        regions=_asked_about(regions, sample.question),
-        frame=grid_frame(image.size, store.size, aspect="pad") if store.aspect == "pad" else None,
-    )
-    return Case(
+        arrays |= {f"{name}/{key}": value for key, value in found.items()}
+    text = vlm.base.config.text_config
+    manifest = Manifest(
+        schema=SCHEMA,
+        key=case_key(sample.sample_id),
         sample_id=sample.sample_id,
         image_id=sample.image_id,
         question=sample.question,
-        reference=sample.answers[0],
-        answer=prediction.text,
-        correct=correct,
-        panel=f"{folder.name}/{panel.name}",
-        methods={method: _weights(found) for method, found in maps.items()},
+        references=sample.answers,
+        answer_type=sample.answer_type,
+        language=sample.language,
+        picture=Picture(
+            width=image.width,
+            height=image.height,
+            frame=frame,
+            bits=16 if VALUES in arrays else 8,
+            unit="HU" if VALUES in arrays else "",
+        ),
+        grid=vlm.image_grid,
+        model={
+            **dataclasses.asdict(model),
+            "dtype": str(vlm.compute_dtype).removeprefix("torch."),
+            "layout": vlm.layout,
+            "layers": text.num_hidden_layers,
+            "heads": text.num_attention_heads,
+            "settings": dataclasses.asdict(settings),
+            "made_from": made_from,
+        },
+        views=views,
+        outlines=outlines_of(regions_by_label(regions), {target.label for target in targets}, image_size=image.size),
+        tags=dict(sample.tags),
+    )
+    return manifest, arrays
+
+
+def case_line(manifest: Manifest, *, group_id: str) -> CaseLine:
+    """What lists and the failure finder need of a case with a view of the model's own answer."""
+    view = manifest.views["model"]
+    return CaseLine(
+        key=manifest.key,
+        folder=f"{CASES_FOLDER}/{manifest.key}",
+        sample_id=manifest.sample_id,
+        image_id=manifest.image_id,
+        group_id=group_id,
+        question=manifest.question,
+        references=manifest.references,
+        answer=view.text,
+        answer_type=manifest.answer_type,
+        correct=view.correct,
+        confidence=view.confidence,
+        reliance=view.reliance,
+        facts={record.method: record.answer for record in view.maps},
+        asked_regions=tuple(dict.fromkeys(one.label for one in manifest.outlines if one.asked)),
+        tags=manifest.tags,
     )
 
 
-def trace_answer(vlm: Vlm, sample: VqaSample, answer: Sequence[int], store: ImageStore) -> tuple[AttentionTrace, slice]:
-    """The attention of one teacher-forced pass over question and answer, and the rows that predict its tokens.
+def made_from(
+    sample: VqaSample,
+    *,
+    image_sha256: str,
+    answer: Sequence[int] | None,
+    model: ExplainedModel,
+    methods: Sequence[str],
+    settings: MapSettings,
+    regions: Sequence[Region],
+) -> str:
+    """A digest of all that a case depends on: a case with the same one need not be made again.
 
-    ``answer``: token ids as they were generated, without the end token. Uses the layout the model was trained in; one
-    question alone equals the same question in a full row.
+    ``answer``: the generated token ids, or None where the case generates its own.
     """
-    asked = vlm.question(sample, answer=False)
-    if not answer:
-        raise DataError(
-            "there is no answer token to explain",
-            where=sample.sample_id,
-            got="an empty answer",
-            fix="choose another sample",
-        )
-    row = Row(sample.image, (Question(sample.sample_id, asked.prompt, tuple(answer)),))
-    batch = vlm.batch([row]).to(vlm.device)
-    start = vlm.tokens.image_tokens + 1 + len(asked.prompt)
-    positions = slice(start - 1, start - 1 + len(answer))
-    with torch.no_grad(), vlm.autocast():
-        embeddings = vlm.image_embeddings(StoredPictures(store).vision([row], update=0))
-        inputs: dict[str, Any] = {
-            "input_ids": batch.input_ids,
-            "position_ids": batch.position_ids,
-            "mm_encoder_outputs": vlm.encoded(embeddings),
-            **attention_inputs(batch, vlm.compute_dtype),
-        }
-        trace = trace_attention(vlm.network, inputs, image_tokens=slice(0, vlm.tokens.image_tokens), rows=positions)
-    return trace, positions
+    parts = [
+        SCHEMA,
+        dataclasses.asdict(dataclasses.replace(sample, image=Path())),
+        image_sha256,
+        answer,
+        dataclasses.asdict(model),
+        list(methods),
+        dataclasses.asdict(settings),
+        [(one.label, one.box, one.mask_value) for one in regions],
+    ]
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
 
 
-def _weights(found: SaliencyMap) -> dict[str, float | None]:
-    weights = {
-        "image_mass": found.image_mass,
-        "sink_mass": found.sink_mass,
-        "self_mass": found.self_mass,
-        "entropy": found.entropy,
-        "specificity": found.specificity,
-    }
-    return {name: None if math.isnan(value) else value for name, value in weights.items()}
+def _is_right(text: str, sample: VqaSample) -> bool | None:
+    if not any(sample.answers):
+        return None
+    answered = Prediction(
+        sample_id=sample.sample_id,
+        group_id=sample.group_id,
+        image_id=sample.image_id,
+        question=sample.question,
+        references=sample.answers,
+        answer_type=sample.answer_type,
+        text=text,
+        prompt_id="",
+        finished=True,
+        token_ids=(),
+        logprob=None,
+    )
+    return accuracy(answered) == 1.0
 
 
-def _asked_about(regions: Sequence[Region], question: str) -> list[Region]:
-    """The regions whose label shares a word with the question; all of them would cover the picture."""
-    asked = set(re.findall(r"[a-z]+", question.lower().replace("lesions", "lesion")))
-    return [region for region in regions if asked & set(re.findall(r"[a-z]{4,}", region.label.lower()))]
+def _shown(image: Image.Image) -> UInt8[np.ndarray, "..."]:
+    """The picture's pixels; one channel where all three are the same."""
+    pixels = np.asarray(image)
+    return pixels[..., 0] if (pixels == pixels[..., :1]).all() else pixels

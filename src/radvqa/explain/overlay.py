@@ -20,11 +20,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Polygon, Rectangle
 from PIL import Image
 
 from radvqa.data.imaging import fitted_box
 from radvqa.errors import DataError, ModelError
+from radvqa.explain.bundle import Outline
 from radvqa.recipe import Aspect
 from radvqa.records import write_bytes
 from radvqa.sample import Region
@@ -44,7 +45,7 @@ Box = tuple[float, float, float, float]
 
 
 class DrawableMap(Protocol):
-    """What the panel needs of a map; ``radvqa.explain.rollout.SaliencyMap`` has it."""
+    """What the panel needs of a map; ``radvqa.explain.saliency_map.SaliencyMap`` has it."""
 
     @property
     def grid(self) -> Float[np.ndarray, "r c"]: ...  # noqa: D102
@@ -183,14 +184,16 @@ def save_panel(
     title: str,
     caption: str,
     regions: Sequence[Region] = (),
+    outlines: Sequence[Outline] = (),
     alpha: float = 0.75,
     interpolation: Interpolation = "bilinear",
     frame: Box | None = None,
 ) -> None:
     """Write one PNG: the image, each map over it with its numbers below, title, caption and the research-only line.
 
-    ``maps``: heading → map. Boxes of ``regions`` are drawn on every picture and named on the first. ``frame`` is as in
-    ``cell_box``; where it is given, the share of each map on padding is told. The same arguments give the same bytes.
+    ``maps``: heading → map. Boxes of ``regions`` and ``outlines`` are drawn on every picture and named on the first.
+    ``frame`` is as in ``cell_box``; where it is given, the share of each map on padding is told. The same arguments
+    give the same bytes.
 
     Raises:
         DataError: the image has no pixels.
@@ -204,7 +207,7 @@ def save_panel(
         maps,
         title=title,
         caption=caption,
-        regions=regions,
+        outlines=[*(Outline(label=one.label, asked=True, box=one.box) for one in regions), *outlines],
         alpha=alpha,
         interpolation=interpolation,
         frame=frame,
@@ -231,7 +234,7 @@ def _panel(
     *,
     title: str,
     caption: str,
-    regions: Sequence[Region],
+    outlines: Sequence[Outline],
     alpha: float,
     interpolation: Interpolation,
     frame: Box | None,
@@ -262,7 +265,7 @@ def _panel(
         axes = page.axes(left, top, width=_TILE, height=tile_height)
         axes.imshow(picture, interpolation="antialiased", aspect="equal", extent=(0, image.width, image.height, 0))
         axes.set_axis_off()
-        _draw_regions(axes, regions, named=item is None)
+        _draw_outlines(axes, outlines, named=item is None)
         below = f"{image.width} × {image.height} pixels"
         if item is not None:
             below = _numbers(item, padding_share(item.grid, image_size=image.size, frame=frame) if frame else None)
@@ -303,17 +306,21 @@ def _draw_legend(page: _Page, top: float) -> None:
     page.write(_MARGIN + 1.7, top, scale, fontsize=8.5, color=_GREY)
 
 
-def _draw_regions(axes: Axes, regions: Sequence[Region], *, named: bool) -> None:
-    for region in regions:
-        if region.box is None:
+def _draw_outlines(axes: Axes, outlines: Sequence[Outline], *, named: bool) -> None:
+    for outline in outlines:
+        style = {"fill": False, "edgecolor": _BOX, "linewidth": 1.6}
+        for ring in outline.polygons:
+            axes.add_patch(Polygon(np.array(ring), closed=True, **style))
+        corner = outline.box[:2] if outline.box else min(outline.polygons[0], key=sum) if outline.polygons else None
+        if corner is None:
             continue
-        x, y, width, height = region.box
-        axes.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor=_BOX, linewidth=1.6))
+        if outline.box and not outline.polygons:
+            axes.add_patch(Rectangle(corner, *outline.box[2:], **style))
         if named:
             top = axes.get_ylim()[1]
-            room_above = y - top > 0.07 * (axes.get_ylim()[0] - top)
+            room_above = corner[1] - top > 0.07 * (axes.get_ylim()[0] - top)
             axes.text(
-                x, y, region.label, fontsize=7.5, color="black", va="bottom" if room_above else "top",
+                *corner, outline.label, fontsize=7.5, color="black", va="bottom" if room_above else "top",
                 parse_math=False, clip_on=True,
                 bbox={"facecolor": _BOX, "edgecolor": "none", "pad": 1.2},
             )  # fmt: skip
@@ -327,6 +334,12 @@ def _numbers(item: DrawableMap, padding: float | None = None) -> str:
         f"largest text position {_percent(item.sink_mass)} · entropy {_number(item.entropy)}",
         f"specificity {_number(item.specificity)}, image part {_number(item.grid_specificity)}",
     ]
+    if np.isnan(item.image_mass):
+        lines = [
+            method,
+            "weighs image cells only: no masses",
+            f"entropy {_number(item.entropy)} · specificity of the picture {_number(item.grid_specificity)}",
+        ]
     if padding is not None:
         lines.append(f"on padding, which is not shown: {_percent(padding)} of the map")
     if item.grid_specificity < SAME_PICTURE:

@@ -5,22 +5,21 @@ stopped at any point goes on there when it is started again.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from radvqa.errors import DataError, RunError
-from radvqa.explain.cases import Case, choose, explain_sample
+from radvqa.errors import RunError
 from radvqa.models.vlm import Vlm
 from radvqa.pipeline.elsewhere import evaluate_model, evaluate_run_on
 from radvqa.pipeline.evaluation import all_of, evaluate_into, prediction_file
-from radvqa.pipeline.samples import adapters_of, read_samples
+from radvqa.pipeline.explanation import QUICK_METHODS, Explanations, explain_run, is_finished_model
+from radvqa.pipeline.samples import read_samples
 from radvqa.pipeline.selection import first_images
 from radvqa.pipeline.subject import open_model, require_model, run_weights, setup_of, setup_of_model, trained_of
 from radvqa.pipeline.training import pictures, require_trained, train, write_provenance
 from radvqa.publish.repository import write_card
 from radvqa.recipe import Recipe
-from radvqa.records import read_records, unwritable, write_json
+from radvqa.records import read_records, unwritable
 from radvqa.report.page import write_report
 from radvqa.run.folder import RunFolder
 from radvqa.run.progress import Progress
@@ -144,33 +143,42 @@ def evaluate(
     if not folder.is_done("explain", _explained_from(folder)):
         folder.forget("explain")
         _remove(folder.file("explain/index.json"))
+        _remove(folder.file("explain/cases.jsonl"))
 
 
-def explain(folder: RunFolder, *, sample_ids: Sequence[str] = (), vlm: Vlm | None = None, progress: Progress) -> None:
-    """Draw the attention maps of chosen samples and list them in ``explain/index.json``.
+def explain(
+    folder: RunFolder,
+    *,
+    sample_ids: Sequence[str] = (),
+    every: bool = False,
+    stage: str = "",
+    methods: Sequence[str] = QUICK_METHODS,
+    vlm: Vlm | None = None,
+    progress: Progress,
+) -> Explanations:
+    """Write a bundle for each chosen sample, and panels with ``explain/index.json`` for the report.
 
-    ``vlm`` is what ``train`` returned; without it, it is asked for.
+    See ``radvqa.pipeline.explanation.explain_run``. ``vlm`` is what ``train`` returned; without it, it is asked for.
 
     Raises:
         RunError: the run was not evaluated yet.
         DataError: a sample id is not in the evaluated split.
+        RecipeError: there is no such stage or method.
     """
     folder.lock()
-    recipe = folder.recipe
-    settings = recipe.explain
-    predictions = {one.sample_id: one for one in read_predictions(folder)}
-    chosen = list(sample_ids or settings.sample_ids) or choose(list(predictions.values()), settings.samples)
-    if unknown := [one for one in chosen if one not in predictions]:
-        raise DataError(
-            f"no evaluated sample is called {unknown[0]!r}",
-            where=str(_prediction_file(folder, "model")),
-            fix="take a sample_id of that file",
-        )
-    folder.forget("explain")
-    asked = [predictions[one] for one in chosen]
-    cases = _draw_cases(folder, vlm or train(folder, progress=progress), asked, progress=progress) if asked else []
-    write_json(folder.file("explain/index.json"), [asdict(case) for case in cases])
-    folder.mark_done("explain", _explained_from(folder))
+    found = explain_run(
+        folder,
+        read_predictions(folder),
+        lambda: vlm or train(folder, progress=progress),
+        sample_ids=sample_ids,
+        every=every,
+        stage=stage,
+        methods=methods,
+        progress=progress,
+    )
+    if is_finished_model(folder.recipe, stage):
+        folder.mark_done("explain", _explained_from(folder))
+    return found
 
 
 def report(folder: RunFolder, *, progress: Progress) -> Path:
@@ -191,34 +199,6 @@ def read_predictions(folder: RunFolder, condition: str = "model") -> list[Predic
 
 def _prediction_file(folder: RunFolder, condition: str) -> Path:
     return prediction_file(folder.path, folder.recipe.evaluate.split, condition)
-
-
-def _draw_cases(folder: RunFolder, vlm: Vlm, asked: Sequence[Prediction], *, progress: Progress) -> list[Case]:
-    recipe = folder.recipe
-    samples = read_samples(folder, progress=progress)[recipe.evaluate.dataset, recipe.evaluate.split]
-    by_id = {sample.sample_id: sample for sample in samples}
-    adapter = adapters_of(recipe)[recipe.evaluate.dataset]
-    store = pictures(recipe, vlm, [by_id[one.sample_id].image for one in asked], progress=progress)
-    cases = []
-    with progress.track("attention maps", len(asked), unit="samples") as tick:
-        for prediction in asked:
-            sample = by_id[prediction.sample_id]
-            tick(1)
-            if not prediction.text:
-                progress.say(f"  {prediction.sample_id}: the answer is empty, there is no token to explain")
-                continue
-            cases.append(
-                explain_sample(
-                    vlm,
-                    sample,
-                    prediction,
-                    store,
-                    alpha=recipe.explain.alpha,
-                    regions=adapter.regions(sample.image_id),
-                    folder=folder.file("explain"),
-                )
-            )
-    return cases
 
 
 def _explained_from(folder: RunFolder) -> dict[str, str]:

@@ -4,63 +4,35 @@ What is served is private (pictures of data sets with their own terms), so the s
 anywhere else it asks for a token. Needs the optional packages of ``pip install radvqa[serve]``.
 """
 
-import hmac
-import ipaddress
-import secrets
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib import resources
-from io import BytesIO
-from pathlib import Path
 from typing import Any, final
-from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from radvqa.data.imaging import open_image
-from radvqa.errors import DataError, RadvqaError, RecipeError, RunError
+from radvqa.errors import DataError, RadvqaError, RecipeError
 from radvqa.synth.review import Review
 from radvqa.synth.review.decisions import FAULTS, Choice, Decision, Fault, decision_fault, reader_name, standing
 from radvqa.synth.review.queue import QueueItem
+from radvqa.web import missing_packages
 
 try:
-    import uvicorn
     from starlette.applications import Starlette
 except ImportError as error:
-    raise RunError(
-        "the packages that serve the review are not installed",
-        expected="the optional extra `serve`",
-        got=str(error),
-        fix="pip install 'radvqa[serve]'",
-    ) from error
+    raise missing_packages(error) from error
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LONGEST_BODY = 64 * 1024
-LONGEST_SIDE = 2048
-"""Pictures of more pixels a side are shrunk for the page."""
-PICTURES_KEPT = 32
-"""Converted pictures that stay in memory, so that going back and forth is quick."""
+from radvqa.web import serving
+from radvqa.web.answers import as_png, problem, told
+from radvqa.web.guard import Guard, is_loopback, token_for
 
-_LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
-_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-        "base-uri 'none'; frame-ancestors 'none'; form-action 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
+__all__ = ["Posted", "create_app", "is_loopback", "serve"]
+
 _PAGE_FILES = {
     "/": ("page.html", "text/html"),
     "/review.css": ("review.css", "text/css"),
@@ -99,8 +71,7 @@ def create_app(
         RecipeError: ``reader`` is no name for one.
     """
     fixed = reader_name(reader) if reader is not None else None
-    if token is None:
-        token = "" if is_loopback(host) else secrets.token_urlsafe(24)
+    token = token_for(host, token)
     pages = _Pages(review, fixed)
     routes = [Route(path, _file_endpoint(*file)) for path, file in _PAGE_FILES.items()]
     routes += [
@@ -110,7 +81,7 @@ def create_app(
         Route("/image/{key}", pages.image),
         Route("/favicon.ico", lambda _request: Response(status_code=204)),
     ]
-    app = Starlette(routes=routes, middleware=[Middleware(_Guard, host=host, token=token)])
+    app = Starlette(routes=routes, middleware=[Middleware(Guard, host=host, token=token, cookie="radvqa_review")])
     app.state.token, app.state.review = token, review
     return app
 
@@ -121,33 +92,12 @@ def serve(app: Starlette, *, host: str, port: int, say: Callable[[str], None]) -
     Raises:
         RunError: the address is not free or not one of this machine.
     """
-    listening = _listen(host, port)
-    with listening:
-        shown = f"[{host}]" if ":" in host else host
-        query = f"/?token={app.state.token}" if app.state.token else "/"
-        say(f"review at http://{shown}:{listening.getsockname()[1]}{query}")
-        if app.state.token:
-            say("whoever has this address may see the pictures and decide; it is sent unencrypted")
-        say("Ctrl-C stops; every decision is saved as it is made")
-        config = uvicorn.Config(
-            app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=3, lifespan="off"
-        )
-        try:
-            uvicorn.Server(config).run(sockets=[listening])
-        except KeyboardInterrupt:
-            pass  # how uvicorn passes Ctrl-C on after it has finished what was under way
+    notes = ["Ctrl-C stops; every decision is saved as it is made"]
+    if app.state.token:
+        notes.insert(0, "whoever has this address may see the pictures and decide; it is sent unencrypted")
+    serving.serve(app, host=host, port=port, name="review", say=say, notes=notes)
     decisions = len(app.state.review.decisions.read().decisions)
     say(f"stopped; {app.state.review.decisions.path} holds {decisions} decisions")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine only."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 @final
@@ -169,9 +119,9 @@ class _Pages:
             reader = self._reader(request.query_params.get("reader", ""))
             log = await run_in_threadpool(self._review.decisions.read)
         except RecipeError as error:
-            return _problem(_told(error), status=422)
+            return problem(told(error), status=422)
         except RadvqaError as error:
-            return _problem(_told(error), status=507)
+            return problem(told(error), status=507)
         found = standing(log.decisions)
         items = [
             self._shown(item, found.get(item.sample_id, {}).get(reader))
@@ -186,32 +136,32 @@ class _Pages:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the whole message"
-            return _problem(f"{where}: {first['msg']}", status=422)
+            return problem(f"{where}: {first['msg']}", status=422)
         except RecipeError as error:
-            return _problem(_told(error), status=422)
+            return problem(told(error), status=422)
         item = self._items.get(posted.key)
         if item is None:
-            return _problem("no such item in the queue", status=404)
+            return problem("no such item in the queue", status=404)
         decision = self._decision(posted, reader, item)
         if fault := self._fault(decision):
-            return _problem(fault, status=422)
+            return problem(fault, status=422)
         try:
             written = await run_in_threadpool(self._review.decisions.append, decision)
         except RadvqaError as error:
             # A full disk or a damaged file, which can be mended: the page keeps the decision and tries again.
-            return _problem(_told(error), status=507)
+            return problem(told(error), status=507)
         return JSONResponse({"sequence": written.sequence}, status_code=201)
 
     async def image(self, request: Request) -> Response:
         item = self._items.get(request.path_params["key"])
         if item is None:
-            return _problem("no such picture in the queue", status=404)
+            return problem("no such picture in the queue", status=404)
         try:
             path = self._review.pairs[item.sample_id].sample.image
-            content = await run_in_threadpool(_as_png, path)
+            content = await run_in_threadpool(as_png, path)
         except DataError as error:
             # Without the whole message, which holds a path.
-            return _problem(error.what, status=410)
+            return problem(error.what, status=410)
         return Response(content, media_type="image/png")
 
     @staticmethod
@@ -263,138 +213,9 @@ class _Pages:
         }
 
 
-@final
-class _Guard:
-    """Refuses what does not come from the page itself, and adds the headers that keep the page to itself."""
-
-    def __init__(self, app: ASGIApp, *, host: str, token: str) -> None:
-        self._app = app
-        self._token = token
-        self._local = is_loopback(host)
-        self._names = {*_LOCAL_NAMES, host.lower()}
-        if not self._local:
-            self._names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        request = Request(scope)
-
-        brings_token = request.url.path == "/" and _equal(request.query_params.get("token", ""), self._token)
-
-        async def send_guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers.update(_HEADERS)
-                if brings_token and self._token:
-                    headers.append("Set-Cookie", f"{_COOKIE}={self._token}; HttpOnly; SameSite=Strict; Path=/")
-            await send(message)
-
-        inside = brings_token or _equal(request.cookies.get(_COOKIE, ""), self._token) or not self._token
-        answer = self._refusal(request) or (self._app if inside else _no_token(request))
-        await answer(scope, receive, send_guarded)
-
-    def _refusal(self, request: Request) -> Response | None:
-        if not self._knows(request.headers.get("host", "")):
-            # Another name that was made to point here: DNS rebinding.
-            return PlainTextResponse("This server is not known by that name.", status_code=421)
-        if request.method in ("GET", "HEAD"):
-            return None
-        if request.method != "POST":
-            return PlainTextResponse("Only GET and POST.", status_code=405)
-        return _post_refusal(request.headers)
-
-    def _knows(self, host: str) -> bool:
-        """Any port, since the page may come through a tunnel. Addresses in digits cannot be rebound."""
-        try:
-            name = urlsplit(f"//{host}").hostname or ""
-        except ValueError:
-            return False
-        if name in self._names:
-            return True
-        try:
-            address = ipaddress.ip_address(name)
-        except ValueError:
-            return False
-        return address.is_loopback or not self._local
-
-
-_COOKIE = "radvqa_review"
 _POSTED = TypeAdapter(Posted)
-
-
-def _no_token(request: Request) -> Response:
-    refusal = "Open the address that the server printed: it holds the token."
-    if request.url.path.startswith("/api/"):
-        return _problem(refusal, status=401)
-    return PlainTextResponse(refusal, status_code=401)
-
-
-def _post_refusal(headers: Headers) -> Response | None:
-    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        return _problem("JSON only", status=415)
-    if not _same_origin(headers):
-        return _problem("not sent by the page of this server", status=403)
-    if "transfer-encoding" in headers or not headers.get("content-length", "").isdecimal():
-        return _problem("the length must be told before", status=411)
-    if int(headers["content-length"]) > LONGEST_BODY:
-        return _problem(f"at most {LONGEST_BODY} bytes", status=413)
-    return None
-
-
-def _same_origin(headers: Headers) -> bool:
-    origin = urlsplit(headers.get("origin", ""))
-    site = headers.get("sec-fetch-site", "same-origin")
-    return bool(origin.netloc) and origin.netloc.lower() == headers.get("host", "").lower() and site == "same-origin"
-
-
-def _equal(given: str, expected: str) -> bool:
-    return hmac.compare_digest(given.encode(), expected.encode())
 
 
 def _file_endpoint(name: str, media_type: str) -> Callable[[Request], Response]:
     content = resources.files("radvqa.synth.review").joinpath(name).read_text(encoding="utf-8")
     return lambda _request: Response(content, media_type=media_type)
-
-
-@lru_cache(maxsize=PICTURES_KEPT)
-def _as_png(path: Path) -> bytes:
-    image = open_image(path)
-    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    buffer = BytesIO()
-    image.save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
-
-
-def _problem(text: str, *, status: int) -> Response:
-    return JSONResponse({"error": text}, status_code=status)
-
-
-def _told(error: RadvqaError) -> str:
-    """The error without its place, which is a path of this machine."""
-    return "; ".join(part for part in (error.what, error.got, error.fix) if part)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        if not 0 <= port <= 65_535:  # the resolver would quietly take the rest of a division
-            raise OverflowError("ports are 0 to 65535")
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, kind, protocol)
-        try:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind(address)
-            listening.listen(128)
-        except OSError:
-            listening.close()
-            raise
-    except (OSError, OverflowError) as error:
-        raise RunError(
-            "cannot serve the review at this address",
-            where=f"{host}, port {port}",
-            expected="a free port on an address of this machine",
-            got=str(error),
-            fix="choose another one with --port, or 0 for any that is free",
-        ) from error
-    return listening

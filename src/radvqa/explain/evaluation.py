@@ -1,0 +1,375 @@
+"""From the scores of single maps to a table: methods beside chance and priors, with intervals and paired tests.
+
+The image is the unit of sampling: questions about one image share its target and its difficulty.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypedDict
+
+import numpy as np
+from jaxtyping import Float
+
+from radvqa.evaluate.multiplicity import holm
+from radvqa.evaluate.paired import paired_t
+from radvqa.evaluate.statistics import (
+    Interval,
+    bootstrap_means,
+    group_numbers,
+    group_sums,
+    least_share_alike,
+    percentile_limits,
+)
+
+METRICS: Final = {
+    "hit": "pointing game: the strongest cell lies on the target",
+    "hit@1": "the strongest cell lies on the target or next to it",
+    "energy": "share of the map that lies on the target",
+    "enrichment": "energy over the target's share of the picture; 1 is chance",
+    "auprc": "area under the precision-recall curve of the cells",
+    "rra": "of the strongest cells, as many as the target has, the share on the target",
+    "iou_otsu": "overlap with the target, map cut by Otsu's rule",
+    "iou_tuned": "overlap with the target, map cut where it was best on training images",
+    "iou_area": "overlap with the target, of the strongest cells, as many as the target has",
+}
+TESTED: Final = ("hit", "energy", "auprc")
+BY_STRATUM: Final = ("hit", "enrichment", "auprc")
+BOUNDED: Final = frozenset({*METRICS, "specificity"} - {"enrichment"})
+NEAR_ZERO_NATS: Final = 0.1
+CHANCE: Final = "chance"
+LABEL_PRIOR: Final = "label_prior"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """One question: the maps of its answer and the priors, measured against the region asked about.
+
+    ``scores``: row of the table (method or prior) → metric → value, None where undefined. ``excluded``: row → why
+    some or all of its scores are undefined (``localisation.EXCLUSIONS``). ``tags``: the strata that the question belongs to. ``specificity`` and
+    ``faithfulness`` are of methods only. ``reliance``: nats (see ``bundle.View``).
+    """
+
+    sample_id: str
+    image_id: str
+    area: float
+    reliance: float
+    scores: Mapping[str, Mapping[str, float | None]]
+    excluded: Mapping[str, str] = field(default_factory=dict)
+    specificity: Mapping[str, float | None] = field(default_factory=dict)
+    faithfulness: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+class Estimate(TypedDict):
+    """A mean with its interval; None where undefined. ``images`` and ``questions`` are those that count."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    images: int
+    questions: int
+
+
+class Row(TypedDict):
+    """One method or prior. ``excluded``: reason → questions."""
+
+    kind: str
+    metrics: dict[str, Estimate]
+    excluded: dict[str, int]
+
+
+class Difference(TypedDict):
+    """A method minus a reference on the questions that both are scored on.
+
+    ``low`` and ``high`` are at the level that Holm's method leaves to this comparison, so they exclude 0 where
+    ``adjusted_p`` tells a difference. ``verdict``: ``above``, ``below`` or ``""``.
+    """
+
+    method: str
+    reference: str
+    metric: str
+    difference: float
+    low: float | None
+    high: float | None
+    p: float | None
+    adjusted_p: float | None
+    verdict: str
+    images: int
+    questions: int
+
+
+class Reliance(TypedDict):
+    """Of all questions, how many answers are hardly more (or less) probable with the image than without."""
+
+    questions: int
+    near_zero: float | None
+    near_zero_nats: float
+    median: float | None
+
+
+class Localisation(TypedDict):
+    """The whole table. ``strata``: stratum → value → row → metric."""
+
+    questions: int
+    images: int
+    level: float
+    median_area: float | None
+    rows: dict[str, Row]
+    differences: list[Difference]
+    strata: dict[str, dict[str, dict[str, dict[str, Estimate]]]]
+    reliance: Reliance
+
+
+class MeanLikeness(TypedDict):
+    """Mean rank correlation and structural similarity to the real map; None where no pair of maps defines them."""
+
+    spearman: float | None
+    ssim: float | None
+    questions: int
+
+
+class SanityRow(TypedDict):
+    """One method. ``blocks``: randomised so far → likeness. ``survives_…``: the map hardly changes all the same."""
+
+    blocks: dict[str, MeanLikeness]
+    wrong_question: MeanLikeness
+    wrong_image: MeanLikeness
+    survives_weights: bool | None
+    survives_question: bool | None
+    survives_image: bool | None
+
+
+class Sanity(TypedDict):
+    """The sanity checks of all methods, on so many questions."""
+
+    questions: int
+    methods: dict[str, SanityRow]
+
+
+class Evaluation(TypedDict):
+    """``localisation.json``: what was measured, on what, and how.
+
+    ``methods`` and ``priors``: name → what it is. ``left_out``: why questions take no part → how many.
+    ``thresholds``: row → share of a map's maximum at which it is cut for ``iou_tuned``, found on ``tuned_on`` training
+    questions; None where none was found. ``priors_fitted_on``: training targets.
+    """
+
+    subject: str
+    dataset: str
+    split: str
+    weights: str
+    seed: int
+    limit: int | None
+    grid: tuple[int, int]
+    methods: dict[str, str]
+    priors: dict[str, str]
+    left_out: dict[str, int]
+    thresholds: dict[str, float | None]
+    tuned_on: int
+    priors_fitted_on: int
+    faithfulness_questions: int
+    table: Localisation
+    sanity: Sanity | None
+
+
+def localisation_table(
+    cases: Sequence[Scored],
+    *,
+    methods: Sequence[str],
+    priors: Sequence[str],
+    strata: Sequence[str] = (),
+    references: Sequence[str] = (LABEL_PRIOR, CHANCE),
+    level: float = 0.95,
+    resamples: int = 5_000,
+    seed: int = 0,
+) -> Localisation:
+    """Means and cluster-bootstrap intervals of every row and metric, paired tests against the references, strata.
+
+    Holm's adjustment is over all methods and references within a metric of ``TESTED``. A row takes part with the
+    questions it is scored on; a difference is taken on those that both rows are scored on.
+
+    Args:
+        cases: what was measured.
+        methods: rows of methods.
+        priors: rows that never see the image or never see the question.
+        strata: tags to break the table down by.
+        references: priors that every method is compared with.
+        level: of the intervals and tests.
+        resamples: draws of whole images.
+        seed: of the draws.
+    """
+    images = [case.image_id for case in cases]
+    columns = {(row, metric): _column(cases, row, metric) for row in (*methods, *priors) for metric in METRICS}
+    columns |= {(row, name): values for row in methods for name, values in _of_method(cases, row).items()}
+    estimates = _estimates(columns, images, level=level, resamples=resamples, seed=seed)
+    rows: dict[str, Row] = {}
+    for row in (*methods, *priors):
+        reasons = Counter(case.excluded[row] for case in cases if row in case.excluded)
+        rows[row] = {
+            "kind": "method" if row in methods else "prior",
+            "metrics": {metric: one for (name, metric), one in estimates.items() if name == row},
+            "excluded": dict(reasons.most_common()),
+        }
+    return {
+        "questions": len(cases),
+        "images": len(set(images)),
+        "level": level,
+        "median_area": _known(float(np.median([case.area for case in cases]))) if cases else None,
+        "rows": rows,
+        "differences": [
+            one
+            for metric in TESTED
+            for one in _differences(columns, images, metric, methods=methods, references=references, level=level)
+        ],
+        "strata": {
+            name: _by_value(cases, name, (*methods, *priors), level=level, resamples=resamples, seed=seed)
+            for name in strata
+        },
+        "reliance": reliance_of([case.reliance for case in cases]),
+    }
+
+
+def chance_auprc(coverage: Float[np.ndarray, "r c"]) -> float:
+    """The mean of ``auprc`` over all orders of the cells: above the target's area, the more so the fewer cells it has.
+
+    Of the sum over k of c_k (c_1 + … + c_k) / k, divided by the sum C of the coverage c, only the means of c_k² and of
+    c_i c_k matter. A test against the bare area would find noise to be better than chance. NaN without a target.
+    """
+    total, squares, cells = float(coverage.sum()), float(np.square(coverage).sum()), coverage.size
+    if total <= 0 or cells < 2:
+        return math.nan
+    harmonic = float((1 / np.arange(1, cells + 1)).sum())
+    alone, pairs = squares / cells, (total**2 - squares) / (cells * (cells - 1))
+    return (alone * harmonic + pairs * (cells - harmonic)) / total
+
+
+def reliance_of(values: Iterable[float]) -> Reliance:
+    """How many answers hardly depend on the image: less than ``NEAR_ZERO_NATS``, a factor of about 1.1, either way."""
+    known = np.array([value for value in values if not math.isnan(value)])
+    return {
+        "questions": len(known),
+        "near_zero": float((np.abs(known) < NEAR_ZERO_NATS).mean()) if len(known) else None,
+        "near_zero_nats": NEAR_ZERO_NATS,
+        "median": float(np.median(known)) if len(known) else None,
+    }
+
+
+def _column(cases: Sequence[Scored], row: str, metric: str) -> Float[np.ndarray, " n"]:
+    """The metric of a row for every question; NaN where it is undefined."""
+    found = [case.scores.get(row, {}).get(metric) for case in cases]
+    return np.array([math.nan if value is None else value for value in found], dtype=np.float64)
+
+
+def _of_method(cases: Sequence[Scored], method: str) -> dict[str, Float[np.ndarray, " n"]]:
+    """What only methods have: specificity, and what taking cells away and putting them back tells."""
+    specificity = [case.specificity.get(method) for case in cases]
+    found = {"specificity": np.array([math.nan if one is None else one for one in specificity], dtype=np.float64)}
+    for name in dict.fromkeys(name for case in cases for name in case.faithfulness.get(method, {})):
+        found[name] = np.array([case.faithfulness.get(method, {}).get(name, math.nan) for case in cases])
+    return found
+
+
+def _estimates(
+    columns: Mapping[tuple[str, str], Float[np.ndarray, " n"]],
+    images: Sequence[str],
+    *,
+    level: float,
+    resamples: int,
+    seed: int,
+) -> dict[tuple[str, str], Estimate]:
+    """Mean and percentile interval of every column, from the same draws of images.
+
+    As ``statistics.score_interval``, no score from 0 to 1 claims more than a perfect one (or a worst) on as many
+    images could.
+    """
+    if not images or not columns:
+        return {}
+    values = np.stack(list(columns.values()), axis=1)
+    sums, sizes = group_sums(values, images)
+    lows, highs = percentile_limits(bootstrap_means(sums, sizes, resamples=resamples, seed=seed), level=level)
+    found: dict[tuple[str, str], Estimate] = {}
+    for number, (key, column) in enumerate(columns.items()):
+        groups, questions = int((sizes[:, number] > 0).sum()), int(sizes[:, number].sum())
+        mean = float(np.nanmean(column)) if questions else math.nan
+        low, high = (float(lows[number]), float(highs[number])) if groups > 1 else (math.nan, math.nan)
+        if groups > 1 and key[1] in BOUNDED:
+            alike = least_share_alike(groups, level=level)
+            low, high = min(low, alike), max(high, 1 - alike)
+        found[key] = _estimate(Interval(mean, low, high, groups, questions))
+    return found
+
+
+def _differences(
+    columns: Mapping[tuple[str, str], Float[np.ndarray, " n"]],
+    images: Sequence[str],
+    metric: str,
+    *,
+    methods: Sequence[str],
+    references: Sequence[str],
+    level: float,
+) -> list[Difference]:
+    pairs = [(method, reference) for method in methods for reference in references if (reference, metric) in columns]
+    tests = []
+    for method, reference in pairs:
+        a, b = columns[method, metric], columns[reference, metric]
+        both = ~(np.isnan(a) | np.isnan(b))
+        ids = np.asarray(images)[both]
+        tests.append((a[both], b[both], ids, paired_t(a[both], b[both], ids.tolist()) if both.any() else None))
+    known = [number for number, (*_, test) in enumerate(tests) if test is not None and not math.isnan(test.p)]
+    p_values = [tests[number][3].p for number in known]  # type: ignore[union-attr]
+    adjusted = dict(zip(known, holm(p_values), strict=True))
+    # Holm tests the smallest p at alpha / m, the next one at alpha / (m - 1), and so on.
+    order = {number: place for place, number in enumerate(sorted(known, key=lambda one: tests[one][3].p))}  # type: ignore[union-attr]
+    found: list[Difference] = []
+    for number, ((method, reference), (a, b, ids, test)) in enumerate(zip(pairs, tests, strict=True)):
+        low = high = None
+        if number in adjusted:
+            at = paired_t(a, b, ids.tolist(), level=1 - (1 - level) / (len(known) - order[number]))
+            low, high = at.low, at.high
+        p = adjusted.get(number)
+        different = p is not None and p < 1 - level
+        found.append(
+            {
+                "method": method,
+                "reference": reference,
+                "metric": metric,
+                "difference": float((a - b).mean()) if len(a) else 0.0,
+                "low": low,
+                "high": high,
+                "p": test.p if test is not None and number in adjusted else None,
+                "adjusted_p": p,
+                "verdict": ("above" if (a - b).mean() > 0 else "below") if different else "",
+                "images": group_numbers(ids.tolist())[1],
+                "questions": len(a),
+            }
+        )
+    return found
+
+
+def _by_value(
+    cases: Sequence[Scored], stratum: str, rows: Sequence[str], *, level: float, resamples: int, seed: int
+) -> dict[str, dict[str, dict[str, Estimate]]]:
+    found: dict[str, dict[str, dict[str, Estimate]]] = {}
+    counts = Counter(case.tags[stratum] for case in cases if stratum in case.tags)
+    for value, _ in counts.most_common():
+        some = [case for case in cases if case.tags.get(stratum) == value]
+        columns = {(row, metric): _column(some, row, metric) for row in rows for metric in BY_STRATUM}
+        estimates = _estimates(columns, [case.image_id for case in some], level=level, resamples=resamples, seed=seed)
+        found[value] = {row: {metric: estimates[row, metric] for metric in BY_STRATUM} for row in rows}
+    return found
+
+
+def _estimate(interval: Interval) -> Estimate:
+    return {
+        "mean": _known(interval.mean),
+        "low": _known(interval.low),
+        "high": _known(interval.high),
+        "images": interval.groups,
+        "questions": interval.samples,
+    }
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,216 @@
+"""What the measured maps show, in sentences, and as a table in Markdown."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from radvqa.explain.evaluation import CHANCE, LABEL_PRIOR, METRICS, Difference, Estimate, Evaluation
+from radvqa.report.wording import p_value, percent, points
+
+SAME_MAP: Final = 0.02
+NAMES: Final[Mapping[str, str]] = {
+    "hit": "Pointing hit, %",
+    "hit@1": "Hit within 1 cell, %",
+    "energy": "Energy, %",
+    "enrichment": "Enrichment",
+    "auprc": "AUPRC, %",
+    "rra": "Rank accuracy, %",
+    "iou_otsu": "IoU Otsu, %",
+    "iou_tuned": "IoU tuned, %",
+    "iou_area": "IoU area, %",
+    "specificity": "Specificity",
+}
+"""Metric → heading of its column."""
+
+PLAIN_NUMBERS: Final = ("enrichment", "specificity")
+"""Metrics that are no share; all others are printed in percent."""
+
+
+def value(metric: str, found: float | None) -> str:
+    """A mean as it stands in a cell."""
+    if found is None:
+        return "n/a"
+    return f"{found:.2f}" if metric in PLAIN_NUMBERS else percent(found)
+
+
+def limits(metric: str, estimate: Estimate) -> str:
+    """An interval as it stands in a cell."""
+    if estimate["low"] is None or estimate["high"] is None:
+        return "n/a"
+    return f"{value(metric, estimate['low'])} to {value(metric, estimate['high'])}"
+
+
+def conclusions(found: Evaluation) -> list[str]:
+    """Sentences that say what the numbers say, and no more."""
+    table = found["table"]
+    sentences = [
+        f"On {table['questions']:,} questions about {table['images']:,} images of {found['dataset']}, split "
+        f"{found['split']}, the region that a question asks about is known. In the middle it covers "
+        f"{percent(table['median_area'])} % of the picture."
+    ]
+    for reference, name in ((LABEL_PRIOR, "the label-position prior, which never sees the image"), (CHANCE, "chance")):
+        sentences.append(_against(table["differences"], reference, name))
+    reliance = table["reliance"]
+    if reliance["near_zero"] is not None and reliance["median"] is not None:
+        sentences.append(
+            f"In {percent(reliance['near_zero'])} % of the answers the image changes the probability of the answer by "
+            f"less than a tenth (visual reliance within {reliance['near_zero_nats']:g} nats of 0; median "
+            f"{reliance['median']:+.2f}): no map can explain such an answer."
+        )
+    sentences += _specificity(found)
+    sentences += _sanity(found)
+    return sentences
+
+
+def not_shown() -> list[str]:
+    """What these numbers do not show."""
+    return [
+        "A map that lies on the right place does not show that the model reasoned from it, and a map that lies "
+        "elsewhere does not show that it did not: see the faithfulness columns.",
+        "The target is what the question or the answer names. A model may need other places as well.",
+        "Boxes hold more than the organ in them, and a cell of the grid may be larger than a small finding.",
+        "A difference counts only if its interval excludes 0 after Holm's adjustment for all methods and references.",
+    ]
+
+
+def _against(differences: Sequence[Difference], reference: str, name: str) -> str:
+    above: dict[str, list[str]] = {}
+    below: dict[str, list[str]] = {}
+    for one in differences:
+        if one["reference"] == reference and one["verdict"]:
+            (above if one["verdict"] == "above" else below).setdefault(one["method"], []).append(one["metric"])
+    if not any(one["reference"] == reference for one in differences):
+        return f"There is no comparison with {name}."
+    said = f"Above {name}: {_listed(above)}." if above else f"No method is shown to be above {name}."
+    return f"{said} Below it: {_listed(below)}." if below else said
+
+
+def _listed(methods: Mapping[str, Sequence[str]]) -> str:
+    return "; ".join(f"{method} ({', '.join(metrics)})" for method, metrics in methods.items())
+
+
+def _specificity(found: Evaluation) -> list[str]:
+    means = {
+        method: found["table"]["rows"][method]["metrics"].get("specificity", {}).get("mean")
+        for method in found["methods"]
+    }
+    same = [method for method, mean in means.items() if mean is not None and mean < SAME_MAP]
+    if not same:
+        return []
+    return [f"The same map for every word of an answer (specificity below {SAME_MAP:g}): {', '.join(same)}."]
+
+
+def _sanity(found: Evaluation) -> list[str]:
+    sanity = found["sanity"]
+    if sanity is None:
+        return ["The sanity checks were not done."]
+    told = []
+    for key, what in (
+        ("survives_weights", "with all weights randomised"),
+        ("survives_question", "under another question"),
+        ("survives_image", "on another image"),
+    ):
+        flagged = [method for method, row in sanity["methods"].items() if row.get(key)]
+        if flagged:
+            told.append(f"Hardly changes {what}, so it is a prior rather than an explanation: {', '.join(flagged)}.")
+    return told or [f"No method gives the same map with randomised weights ({sanity['questions']} questions)."]
+
+
+def markdown(found: Evaluation) -> str:
+    """Conclusions and tables as Markdown."""
+    table = found["table"]
+    metrics = [one for one in NAMES if any(one in row["metrics"] for row in table["rows"].values())]
+    lines = [f"# Where the maps lie: {found['subject']} on {found['dataset']}, {found['split']}", ""]
+    lines += [*(f"- {one}" for one in conclusions(found)), "", "Research tool. Not for clinical use.", ""]
+    lines += _table(["Row", *(NAMES[one] for one in metrics), "Left out"])
+    for name, row in table["rows"].items():
+        cells = [
+            f"{value(one, row['metrics'][one]['mean'])} ({limits(one, row['metrics'][one])})"
+            if one in row["metrics"]
+            else "–"
+            for one in metrics
+        ]
+        lines.append(_row([name if row["kind"] == "method" else f"*{name}*", *cells, _counted(row["excluded"])]))
+    lines += ["", f"In brackets {100 * table['level']:g} % intervals from drawing whole images. Priors in italics.", ""]
+    lines += ["## Differences", "", *_table(["Method", "Minus", "Metric", "Points", "Interval", "p, adjusted", ""])]
+    lines += [
+        _row(
+            [
+                one["method"],
+                one["reference"],
+                one["metric"],
+                points(one["difference"]),
+                f"{points(one['low'])} to {points(one['high'])}",
+                p_value(one["adjusted_p"]),
+                one["verdict"],
+            ]
+        )
+        for one in table["differences"]
+    ]
+    lines += _faithfulness_lines(found) + _sanity_lines(found) + _strata_lines(found)
+    return "\n".join([*lines, "", "## What this does not show", "", *(f"- {one}" for one in not_shown()), ""])
+
+
+def faithfulness_names(found: Evaluation) -> list[str]:
+    """The columns that only methods have, specificity apart."""
+    rows = [found["table"]["rows"][method]["metrics"] for method in found["methods"]]
+    known = {*METRICS, "specificity"}
+    return list(dict.fromkeys(name for row in rows for name in row if name not in known))
+
+
+def _faithfulness_lines(found: Evaluation) -> list[str]:
+    names = faithfulness_names(found)
+    if not names:
+        return []
+    title = f"## Faithfulness, {found['faithfulness_questions']} questions"
+    lines = ["", title, "", *_table(["Method", *names])]
+    for method in found["methods"]:
+        cells = found["table"]["rows"][method]["metrics"]
+        lines.append(_row([method, *(_plain(cells.get(name)) for name in names)]))
+    return lines
+
+
+def _sanity_lines(found: Evaluation) -> list[str]:
+    sanity = found["sanity"]
+    if sanity is None or not sanity["methods"]:
+        return []
+    names = list(next(iter(sanity["methods"].values()))["blocks"])
+    lines = ["", f"## Sanity: rank correlation with the real map, {sanity['questions']} questions", ""]
+    lines += _table(["Method", *(f"+ {name}" for name in names), "Wrong question", "Wrong image"])
+    for method, row in sanity["methods"].items():
+        values = [*(row["blocks"][name] for name in names), row["wrong_question"], row["wrong_image"]]
+        shown = ["n/a" if one["spearman"] is None else f"{one['spearman']:.2f}" for one in values]
+        lines.append(_row([method, *shown]))
+    return lines
+
+
+def _strata_lines(found: Evaluation) -> list[str]:
+    lines: list[str] = []
+    for stratum, values in found["table"]["strata"].items():
+        lines += ["", f"## Pointing hit by {stratum}, %", "", *_table(["Row", *values])]
+        for name in found["table"]["rows"]:
+            cells = [
+                f"{value('hit', rows[name]['hit']['mean'])} ({rows[name]['hit']['questions']})"
+                for rows in values.values()
+            ]
+            lines.append(_row([name, *cells]))
+    return lines
+
+
+def _plain(estimate: Estimate | None) -> str:
+    if estimate is None or estimate["mean"] is None:
+        return "–"
+    if estimate["low"] is None or estimate["high"] is None:
+        return f"{estimate['mean']:.3f}"
+    return f"{estimate['mean']:.3f} ({estimate['low']:.3f} to {estimate['high']:.3f})"
+
+
+def _counted(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in reasons.items()) or "none"
+
+
+def _table(head: Sequence[str]) -> list[str]:
+    return [_row(head), "|" + "---|" * len(head)]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |"

@@ -1,0 +1,108 @@
+"""The model of a series as its run left it, or as it was after the stage of the series. Imports torch."""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from radvqa.errors import DataError, RunError
+from radvqa.explain.bundle import Manifest, ViewName
+from radvqa.explain.bundle_files import VALUES
+from radvqa.sample import VqaSample
+from radvqa.serve.case_bytes import Case
+from radvqa.serve.live import Answering
+from radvqa.serve.series import Series
+
+
+def open_live(series: Series) -> Answering:
+    """Load the model of a series; takes seconds to minutes. The run is only read, and may be in use.
+
+    Raises:
+        RunError: the series is not of a run, or its training is not finished.
+        ModelError: the weights cannot be loaded.
+    """
+    if not series.is_run:
+        raise RunError(
+            "these cases are not in a run, so there is no model to ask",
+            expected="the folder of a run",
+            fix="serve the run itself with --live",
+        )
+    from radvqa.data.imaging import fit
+    from radvqa.explain.cases import ExplainedModel, Given, explain_case, generated, written
+    from radvqa.models.opening import open_vlm
+    from radvqa.pipeline import require_trained
+    from radvqa.pipeline.explanation import BASE, QUICK_METHODS
+    from radvqa.pipeline.subject import run_weights
+    from radvqa.run.folder import RunFolder
+    from radvqa.run.progress import Progress
+    from radvqa.train.weights import load_weights
+
+    folder = RunFolder.open(series.source)
+    require_trained(folder)
+    recipe = folder.recipe
+    names = [stage.name for stage in recipe.stages]
+    if series.stage not in ("", BASE, *names):
+        raise RunError("the recipe of the run has no such stage", expected=", ".join(names), got=series.stage)
+    count = len(names) if not series.stage else 0 if series.stage == BASE else names.index(series.stage) + 1
+    vlm = open_vlm(recipe.model, say=Progress().say)
+    for index, stage in enumerate(recipe.stages[:count]):
+        load_weights(vlm, stage, folder.file(f"train/{stage.name}"), seed=recipe.seed + index)
+    most = recipe.evaluate.max_new_tokens
+    model = ExplainedModel(
+        name=vlm.name,
+        weights=run_weights(folder, vlm) if count == len(names) else f"{vlm.digest}, after stage {series.stage}",
+        run=series.run,
+        stage=series.stage,
+        decoding=f"greedy, at most {most} new tokens",
+    )
+
+    def answering(case: Case, question: str, answer: str | None) -> tuple[Manifest, Mapping[str, np.ndarray]]:
+        known = case.manifest
+        with Image.open(BytesIO(case.picture)) as image:
+            pixels = fit(image.convert("RGB"), vlm.image_size, aspect=recipe.model.aspect)
+        with tempfile.TemporaryDirectory(prefix="radvqa-ask-") as place:
+            picture = Path(place, "picture.png")
+            picture.write_bytes(case.picture)
+            sample = asked_sample(known, question, picture)
+            own = generated(vlm, sample, pixels, max_new_tokens=most)
+            answers: dict[ViewName, Given] = {"model": own} if own.token_ids else {}
+            if answer is not None:
+                answers["typed"] = written(vlm, answer, sample, correct=None)
+            if not answers:
+                raise DataError("the model's answer is empty, so there is no token to explain", fix="type an answer")
+            manifest, arrays = explain_case(
+                vlm,
+                sample,
+                pixels,
+                answers=answers,
+                model=model,
+                methods=QUICK_METHODS,
+                aspect=recipe.model.aspect,
+                values=case.array(VALUES) if VALUES in case else None,
+            )
+        # Whether the new question names a region is not asked: no number here would be comparable with a measured one.
+        outlines = tuple(replace(one, asked=False) for one in known.outlines)
+        return replace(manifest, outlines=outlines, tags=known.tags), arrays
+
+    return answering
+
+
+def asked_sample(known: Manifest, question: str, picture: Path) -> VqaSample:
+    """A question about the picture of a case; the references hold only for the question that they were written for."""
+    same = question.casefold() == " ".join(known.question.split()).casefold()
+    return VqaSample(
+        sample_id=known.sample_id,
+        image_id=known.image_id,
+        image=picture,
+        question=question,
+        answers=known.references if same else (),
+        answer_type="closed" if same and known.answer_type == "closed" else "open",
+        answer_type_stated=False,
+        group_id=known.image_id,
+        split="test",
+        language=known.language,
+    )

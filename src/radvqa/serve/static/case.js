@@ -1,0 +1,281 @@
+// The case page: reads a case, puts its parts together, and says what changed.
+
+import { byId, fill, make } from "./dom.js";
+import { announce } from "./announce.js";
+import { makeState } from "./state.js";
+import { readCase } from "./cases_api.js";
+import { promptAttention, readMaps, readPromptAttention, range } from "./maps.js";
+import { PictureStage, stageElement } from "./picture_stage.js";
+import { makeLegend, overlayBar, topBar, windowBar } from "./picture_tools.js";
+import { CasePanel } from "./case_panel.js";
+import { caseKeys, KEY_GROUPS, pictureActions } from "./case_keys.js";
+import { listen, makeHelp } from "./keys.js";
+import { positionsOf, shownMap } from "./shown_map.js";
+import { drawWarnings } from "./facts.js";
+import { draggedWindow, firstWindow } from "./window_level.js";
+import { percent, short } from "./numbers.js";
+
+const NOTHING = { onPatches: null, fromPatches: null };
+const MAP_CHANGES = ["method", "tokens", "layer", "head", "contrast", "shared", "view"];
+
+class CasePage {
+  constructor(root, manifest) {
+    this.root = root;
+    this.manifest = manifest;
+    this.read = new Map();
+    this.prompts = new Map();
+    const view = manifest.views.model ? "model" : Object.keys(manifest.views)[0];
+    this.state = makeState({
+      view, method: firstMethod(manifest, view), tokens: [], layer: null, head: null, contrast: false, shared: false,
+      patches: [], cursor: null, colouredBy: "image_mass", overlay: true, opacity: 0.55, colours: "inferno", smooth: true,
+      outlines: manifest.outlines.length > 0, grid: false, tool: "pan", invert: false, window: firstWindow(manifest.picture),
+    });
+    this.flip = (name) => this.state.set({ [name]: !this.state.get()[name] });
+    this.state.on((now, changed) => this.changed(now, changed));
+  }
+
+  start() {
+    const viewer = byId("viewer");
+    const placeholder = byId("picture");
+    const element = stageElement("stage", "Picture");
+    const { state, flip, manifest } = this;
+    this.stage = new PictureStage(element, manifest, {
+      clicked: (patch) => patch !== null && this.togglePatch(patch),
+      hovered: (patch) => this.hovered(patch),
+      windowed: (dx, dy) => state.set({ window: draggedWindow(manifest.picture, state.get().window, dx, dy) }),
+    });
+    this.act = pictureActions(this);
+    this.bars = [topBar(this), windowBar(manifest.picture, this), overlayBar({ state, flip, outlined: manifest.outlines.length > 0 })];
+    this.legend = makeLegend();
+    this.readout = make("p", { class: "readout soft" });
+    this.regions = make("p", { class: "soft", id: "regions" });
+    const help = make("button", { type: "button", class: "tool words", id: "open-help", text: "Keys (?)", on: { click: () => this.help.open() } });
+    this.bars[0].element.append(help);
+    element.append(make("div", { class: "stage-foot" }, this.legend.element, this.readout));
+    fill(viewer, this.bars[0].element, element, this.bars[1].element, this.bars[2].element, this.regions);
+    if (placeholder) {
+      element.prepend(placeholder);
+      placeholder.className = "placeholder";
+    }
+    const bindings = caseKeys(this);
+    this.help = makeHelp(bindings, KEY_GROUPS);
+    listen(bindings);
+    this.drawPanel();
+    this.showRegions();
+    this.stage.open().then(() => placeholder?.remove(), (error) => this.failed(error));
+    this.openView();
+  }
+
+  drawPanel() {
+    this.panel = new CasePanel(byId("panel"), this, {
+      state: this.state, flip: this.flip,
+      act: {
+        press: (position, extend) => this.press(position, extend),
+        clearPatches: () => this.clearPatches(),
+        backToMethod: () => this.backToMethod(),
+        answered: (manifest) => this.open(manifest),
+      },
+    });
+  }
+
+  /** Another case on the same picture: an answer of the live model. */
+  async open(manifest) {
+    this.manifest = manifest;
+    this.read.clear();
+    this.prompts.clear();
+    const view = manifest.views.typed ? "typed" : Object.keys(manifest.views)[0];
+    byId("question").textContent = manifest.question;
+    this.drawPanel();
+    const kept = manifest.views[view].maps.some((one) => one.method === this.state.get().method);
+    const method = kept ? this.state.get().method : firstMethod(manifest, view);
+    this.state.set({ view, method, tokens: [], layer: null, head: null, contrast: false, patches: [], colouredBy: "image_mass" });
+    await this.openView();
+  }
+
+  get maps() {
+    return this.read.get(this.state.get().view);
+  }
+
+  /** Reads the chosen view unless that was done, and shows it. */
+  async openView() {
+    const { view } = this.state.get();
+    const { manifest } = this;
+    this.panel.showView(manifest.views[view], view);
+    try {
+      if (!this.read.has(view)) {
+        const maps = await readMaps(manifest, view, () => this.showAll());
+        maps.attentionRead.catch((error) => this.failed(error));
+        this.read.set(view, maps);
+      }
+      this.showAll();
+    } catch (error) {
+      this.failed(error);
+    }
+  }
+
+  showAll() {
+    const now = this.state.get();
+    for (const bar of this.bars) bar.show(now);
+    if (!this.maps) return;
+    this.showMap(now);
+    this.showTokens(now);
+    this.showMatrix(now);
+  }
+
+  changed(now, changed) {
+    const any = (...names) => names.some((name) => changed.has(name));
+    for (const bar of this.bars) bar.show(now);
+    if (any("window", "invert")) this.stage.setWindow(now.window, now.invert);
+    if (any("tool")) this.stage.viewer.tool = now.tool;
+    if (any("view")) {
+      this.openView().then(() => announce(`Answer explained: ${this.manifest.views[now.view].text}`));
+      return;
+    }
+    if (!this.maps) return;
+    if (any(...MAP_CHANGES)) this.showMap(now);
+    else if (any("overlay", "opacity", "colours", "smooth", "outlines", "grid", "patches", "cursor")) this.drawOver(now);
+    if (any("tokens", "contrast", "patches", "colouredBy", "layer", "head")) this.showTokens(now);
+    if (any("tokens", "layer", "head")) this.showMatrix(now);
+    if (any(...MAP_CHANGES)) announce(this.describe());
+  }
+
+  showMap(now) {
+    this.shown = shownMap(now, this.maps);
+    if (!this.shown.pending) this.panel.showMap(now, this.maps, this.shown);
+    this.drawOver(now);
+    byId("stage").setAttribute("aria-label", `Picture. ${this.describe()}`);
+  }
+
+  drawOver(now) {
+    const ready = this.shown && !this.shown.pending;
+    const { map = null, low = 0, high = 0, unit = "" } = ready ? this.shown : {};
+    if (ready) this.legend.show(this.shown.title, { low, high, unit }, now.colours);
+    this.legend.element.hidden = !ready || !now.overlay;
+    this.stage.draw({
+      map: now.overlay ? map : null, low, high, colours: now.colours, smooth: now.smooth, opacity: now.opacity,
+      outlines: now.outlines ? this.manifest.outlines : [], grid: now.grid, sinks: now.overlay ? this.maps.view.sinks : [],
+      patches: now.patches, cursor: now.cursor,
+    });
+  }
+
+  showTokens(now) {
+    this.panel.showTokens(now, this.maps, this.seenOn(now));
+  }
+
+  /** Which tokens attend to the chosen patches, or the patches to the question. */
+  seenOn(now) {
+    if (!now.patches.length) return NOTHING;
+    const onPatches = this.maps.attention ? this.maps.onPatches(now.patches, now.layer, now.head) : null;
+    if (now.colouredBy !== "prompt") return { ...NOTHING, onPatches };
+    const { view } = now;
+    const values = this.prompts.get(view);
+    if (!values) {
+      readPromptAttention(this.manifest, view).then((read) => {
+        this.prompts.set(view, read);
+        this.showTokens(this.state.get());
+      }, (error) => this.failed(error));
+      return { onPatches, fromPatches: null };
+    }
+    return { onPatches, fromPatches: promptAttention(values, this.maps, now.patches, now.layer) };
+  }
+
+  showMatrix(now) {
+    this.panel.showMatrix(now, this.maps, positionsOf(now, this.maps));
+  }
+
+  showRegions() {
+    const names = this.manifest.outlines.map(({ label, asked }) => (asked ? `${label} (asked about)` : label));
+    this.regions.textContent = names.length ? `Regions: ${names.join(", ")}.` : "";
+    this.regions.append(" Hatched cells are sinks: they draw attention whatever is asked.");
+  }
+
+  /** Chooses a token; with `extend`, the phrase from the last chosen token to this one. */
+  press(position, extend) {
+    const { tokens } = this.state.get();
+    if (!extend || !tokens.length) {
+      this.anchor = position;
+      this.state.set({ tokens: tokens.length === 1 && tokens[0] === position ? [] : [position] });
+      return;
+    }
+    const anchor = this.anchor ?? tokens[0];
+    const [from, to] = [Math.min(anchor, position), Math.max(anchor, position)];
+    const answer = anchor >= this.maps.p;
+    const part = (k) => k >= this.maps.p === answer;
+    this.state.set({ tokens: range(to - from + 1).map((k) => from + k).filter(part) });
+  }
+
+  /** Steps through the tokens of the answer; the whole answer stands before the first. */
+  stepToken(step) {
+    if (!this.maps) return;
+    const { p, T } = this.maps;
+    const { tokens } = this.state.get();
+    const place = tokens.length ? tokens.at(-1) : p - 1;
+    const next = place < p - 1 ? p : Math.min(T - 1, place + step);
+    this.anchor = next;
+    this.state.set({ tokens: next < p ? [] : [next] });
+  }
+
+  /** Steps through layers or heads; "all" stands before the first. */
+  stepCell(name, step) {
+    if (!this.maps) return;
+    const size = name === "layer" ? this.maps.L : this.maps.H;
+    const place = this.state.get()[name] ?? -1;
+    const next = Math.max(-1, Math.min(size - 1, place + step));
+    this.state.set({ [name]: next < 0 ? null : next });
+  }
+
+  togglePatch(patch) {
+    const { patches, colouredBy } = this.state.get();
+    const chosen = patches.includes(patch) ? patches.filter((one) => one !== patch) : [...patches, patch];
+    const about = colouredBy === "prompt" ? "prompt" : "patches";
+    this.state.set({ patches: chosen, colouredBy: chosen.length ? about : "image_mass" });
+    announce(`${chosen.length} ${chosen.length === 1 ? "patch" : "patches"} chosen`);
+  }
+
+  clearPatches() {
+    const { patches, colouredBy } = this.state.get();
+    if (!patches.length) return;
+    this.state.set({ patches: [], colouredBy: ["patches", "prompt"].includes(colouredBy) ? "image_mass" : colouredBy });
+    announce("No patch chosen");
+  }
+
+  backToMethod() {
+    const { tokens } = this.state.get();
+    this.state.set({ layer: null, head: null, tokens: tokens.every((k) => k >= this.maps.p) ? tokens : [] });
+  }
+
+  hovered(patch) {
+    const { map } = this.shown ?? {};
+    if (patch === null || !map) {
+      this.readout.textContent = "";
+      return;
+    }
+    const { columns } = this.stage;
+    const total = map.reduce((sum, value) => sum + Math.max(0, value), 0);
+    const share = total > 0 ? `, ${percent(Math.max(0, map[patch]) / total)} of the map` : "";
+    this.readout.textContent = `row ${Math.floor(patch / columns) + 1}, column ${(patch % columns) + 1}: ${short(map[patch])}${share}`;
+  }
+
+  describe() {
+    if (!this.shown || this.shown.pending) return "The attention is being read.";
+    const { title, peak } = this.shown;
+    return `Map of ${title}. Highest in row ${peak.row + 1}, column ${peak.column + 1}.`;
+  }
+
+  failed(error) {
+    const element = make("ul", { class: "warnings", role: "alert" });
+    drawWarnings(element, [error.message]);
+    byId("panel").prepend(element);
+  }
+}
+
+function firstMethod({ views }, view) {
+  const names = views[view].maps.map((one) => one.method);
+  return names.includes("raw") ? "raw" : names[0];
+}
+
+const root = byId("case");
+readCase(root.dataset.series, root.dataset.key).then(
+  (manifest) => new CasePage(root, manifest).start(),
+  (error) => announce(`The case cannot be read: ${error.message}`),
+);

@@ -1,0 +1,152 @@
+// The right side of the case page: answers, tokens, map, facts, matrix, questions. Parts are made once per case.
+
+import { make, fill } from "./dom.js";
+import { choice, oneOf, pressed, toggle } from "./controls.js";
+import { decimals, nats, percent } from "./numbers.js";
+import { drawTokens, TOKEN_COLOURS, tokenNumbers } from "./tokens.js";
+import { drawFacts, drawWarnings, warningsOf } from "./facts.js";
+import { Matrix } from "./matrix.js";
+import { drawAsk } from "./ask.js";
+import { othersOf, placeOf } from "./shown_map.js";
+
+export const VIEW_NAMES = { model: "Model's answer", reference: "Reference answer", typed: "Typed answer" };
+
+/** The panel of a case. `act`: `press(position, extend)`, `answered(case)`, `clearPatches()`. */
+export class CasePanel {
+  constructor(element, page, { state, flip, act }) {
+    Object.assign(this, { state, act, page });
+    const { manifest } = page;
+    const view = manifest.views[state.get().view];
+    this.views = oneOf({
+      name: "Answer explained", group: "view", chosen: (name) => state.set({ view: name }),
+      options: Object.keys(manifest.views).map((name) => ({ value: name, words: VIEW_NAMES[name] ?? name })),
+    });
+    this.answer = make("p", { class: "answer" });
+    this.numbers = make("p", { class: "soft numbers" });
+    this.warnings = make("ul", { class: "warnings", "aria-label": "Warnings" });
+    this.question = make("div", { class: "tokens", role: "group", "aria-label": "Question, token by token" });
+    this.answerTokens = make("div", { class: "tokens", role: "group", "aria-label": "Answer, token by token" });
+    this.colouredBy = choice({
+      id: "coloured-by", name: "Numbers and colour", options: Object.entries(TOKEN_COLOURS), chosen: (value) => state.set({ colouredBy: value }),
+    });
+    this.whole = make("button", { type: "button", id: "whole-answer", class: "tool words", text: "Whole answer", on: { click: () => state.set({ tokens: [] }) } });
+    this.contrast = toggle({ id: "against", name: "Against the others", key: "a", picture: "scale", words: true, press: () => flip("contrast") });
+    this.patches = make("p", { class: "patches", role: "status" });
+    this.method = choice({
+      id: "method", name: "Method", options: manifest.methods.map(({ name }) => [name, name.replaceAll("_", " ")]), chosen: (value) => state.set({ method: value, layer: null, head: null }),
+    });
+    this.line = make("p", { class: "line" });
+    this.facts = make("dl", { class: "facts" });
+    this.place = make("p", { class: "soft", id: "place" });
+    this.grid = make("div", { class: "matrix-holder" });
+    const asked = make("div", {});
+    drawAsk(asked, { series: manifest.series, key: manifest.key, live: manifest.live, answered: act.answered });
+    fill(element,
+      block("Answer", this.views.element, this.answer, make("p", { class: "soft" }, make("span", { text: "Reference: " }), manifest.references.join(" · ") || "none"), this.numbers, this.warnings),
+      block("Tokens", this.colouredBy.element, make("h3", { text: "Question" }), this.question, make("h3", { text: "Answer" }), this.answerTokens,
+        make("div", { class: "row" }, this.whole, this.contrast), this.patches),
+      block("Map", this.method.element, this.line, this.facts),
+      block("Layers and heads", this.place, this.grid),
+      block("Ask the model", asked),
+      reasons(manifest),
+      about(manifest));
+    this.matrix = new Matrix(this.grid, view.shape.L, view.shape.H, (layer, head) => state.set({ layer, head }));
+  }
+
+  /** Shows the answer of the chosen view. */
+  showView(view, name) {
+    this.views.show(name);
+    const mark = view.correct === null ? null : make("span", { class: `mark ${view.correct ? "right" : "wrong"}`, text: view.correct ? "right" : "wrong" });
+    fill(this.answer, make("span", { text: view.text || "(nothing)" }), mark);
+    this.numbers.textContent = `Probability ${percent(view.confidence)} per token · log-probability ${decimals(view.logprob, 2)} · with the image ${nats(view.reliance)}`;
+    const { t } = view.shape;
+    this.whole.disabled = t < 1;
+  }
+
+  /** Tokens, numbers and what the patches say. `seen`: `{onPatches, fromPatches}`. */
+  showTokens(now, maps, seen) {
+    const { tokens } = maps.view;
+    const numbers = tokenNumbers(now.colouredBy, tokens, seen);
+    const chosen = new Set(now.tokens);
+    const meaning = TOKEN_COLOURS[now.colouredBy].toLowerCase();
+    const focused = document.activeElement?.dataset?.position;
+    for (const [element, part] of [[this.question, "prompt"], [this.answerTokens, "answer"]]) {
+      drawTokens(element, { tokens, part, numbers, chosen, meaning, press: this.act.press });
+    }
+    if (focused !== undefined) this.token(focused)?.focus();
+    this.colouredBy.select.value = now.colouredBy;
+    pressed(this.whole, !now.tokens.length);
+    pressed(this.contrast, now.contrast);
+    this.contrast.disabled = Boolean(now.tokens.length) && !othersOf(now, maps).length || !now.tokens.length;
+    this.contrast.title = this.contrast.disabled ? "Choose a token that has others beside it" : "What the chosen tokens have more than the others (key a)";
+    this.showPatches(now, maps);
+  }
+
+  token(position) {
+    return this.question.parentElement.querySelector(`[data-position="${CSS.escape(position)}"]`);
+  }
+
+  showPatches(now, maps) {
+    const count = now.patches.length;
+    if (!count) {
+      fill(this.patches, "Click patches of the picture to see which tokens attended to them.");
+      return;
+    }
+    const words = {
+      patches: `Share of each token's attention that is on ${count === 1 ? "the chosen patch" : `the ${count} chosen patches`} (${placeOf(now)}).`,
+      prompt: `Attention of ${count === 1 ? "the chosen patch" : `the ${count} chosen patches`} on each token of the question, mean over heads${now.layer === null ? " and layers" : `, layer ${now.layer + 1}`}. The answer comes later: the image never sees it.`,
+    }[now.colouredBy] ?? `${count} ${count === 1 ? "patch" : "patches"} chosen.`;
+    fill(this.patches, words, " ",
+      make("button", { type: "button", class: "link", id: "clear-patches", text: "Clear patches (Esc)", on: { click: this.act.clearPatches } }));
+    if (!maps.attention) this.patches.prepend("Reading the attention … ");
+  }
+
+  /** Facts and warnings of the map that is shown. */
+  showMap(now, maps, shown) {
+    this.method.select.value = now.method;
+    const line = this.page.manifest.methods.find((one) => one.name === now.method)?.line ?? "";
+    fill(this.line, shown.attention ? `Shown instead: ${placeOf(now)}. ` : line,
+      shown.attention ? make("button", { type: "button", class: "link", text: "Back to the method's map", on: { click: this.act.backToMethod } }) : null);
+    drawFacts(this.facts, shown.facts, relianceOf(now, maps));
+    drawWarnings(this.warnings, [...maps.view.warnings, ...warningsOf({ ...shown, view: maps.view })]);
+  }
+
+  showMatrix(now, maps, positions) {
+    if (!maps.mass) {
+      this.place.textContent = "Reading the attention …";
+      return;
+    }
+    this.place.textContent = now.layer === null && now.head === null
+      ? "Brighter: more of its attention is on the image. Choose a cell for its raw attention map."
+      : `Chosen: ${placeOf(now)}.`;
+    this.matrix.draw(maps.matrix(positions), now.layer, now.head);
+  }
+}
+
+function relianceOf({ tokens }, maps) {
+  const [first] = tokens;
+  if (tokens.length === 1 && first >= maps.p) {
+    return { value: maps.view.tokens[first].reliance, meaning: "how much more probable this token is with the image" };
+  }
+  if (tokens.length) return null;
+  return { value: maps.view.reliance, meaning: "how much more probable the answer is with the image" };
+}
+
+const block = (title, ...children) => make("section", { class: "block" }, make("h2", { text: title }), ...children);
+
+function reasons({ signatures, reasons: words = {} }) {
+  if (!signatures?.length) return null;
+  return block("Why the failure finder lists this case",
+    make("ul", { class: "signatures" }, ...signatures.map((one) => make("li", {}, make("strong", { text: one.replaceAll("_", " ") }), words[one] ? `: ${words[one]}` : ""))));
+}
+
+function about({ sample_id, image_id, answer_type, tags, model, picture, grid }) {
+  const rows = [
+    ["Sample", sample_id], ["Image", image_id], ["Answer type", answer_type], ...Object.entries(tags),
+    ["Picture", `${picture.width} × ${picture.height} pixels, ${picture.bits} bits`], ["Patches", `${grid[0]} × ${grid[1]}`],
+    ...Object.entries(model).map(([name, value]) => [`Model: ${name}`, String(value)]),
+  ];
+  return make("details", { class: "block" }, make("summary", { text: "About this case" }),
+    make("dl", { class: "about" }, ...rows.flatMap(([name, value]) => [make("dt", { text: name }), make("dd", { text: String(value) || "–" })])));
+}
+

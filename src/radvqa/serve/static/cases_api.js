@@ -1,0 +1,52 @@
+// What the server is asked for. Every address is of this server.
+
+async function problem(response) {
+  try {
+    return (await response.json()).error || response.statusText;
+  } catch {
+    return response.statusText || `the server answered ${response.status}`;
+  }
+}
+
+async function got(address, options) {
+  let response;
+  try {
+    response = await fetch(address, options);
+  } catch {
+    throw new Error("The server does not answer. Is `radvqa serve` still running?");
+  }
+  if (!response.ok) throw new Error(await problem(response));
+  return response;
+}
+
+const at = (series, key) => `${encodeURIComponent(series)}/${encodeURIComponent(key)}`;
+
+/** All cases of all series, as the list and the failure finder know them. */
+export async function readCases() {
+  return (await got("/api/cases")).json();
+}
+
+/** The manifest of one case. */
+export async function readCase(series, key) {
+  return (await got(`/api/case/${at(series, key)}`)).json();
+}
+
+/** The bytes of one view's array: `attention`, `scales`, `maps` or `image_to_prompt`. The browser keeps them. */
+export async function readArray({ series, key, version }, view, name) {
+  const address = `/api/case/${at(series, key)}/${encodeURIComponent(view)}/${name}`;
+  return (await got(`${address}?v=${encodeURIComponent(version)}`)).arrayBuffer();
+}
+
+/** The address of a picture; `window` chooses centre and width in Hounsfield units. */
+export function pictureAddress({ series, key, version }, window = null) {
+  const query = new URLSearchParams({ v: version, ...(window && { center: window.center, width: window.width }) });
+  return `/image/${at(series, key)}.png?${query}`;
+}
+
+/** Asks the live model. Returns the manifest of a new, temporary case. */
+export async function ask(series, key, question, answer) {
+  const body = { series, key, question };
+  if (answer) body.answer = answer;
+  const headers = { "Content-Type": "application/json" };
+  return (await got("/api/ask", { method: "POST", headers, body: JSON.stringify(body) })).json();
+}

@@ -1,0 +1,100 @@
+// The picture with what is drawn over it, as one part that the case and the compare page share.
+
+import { make } from "./dom.js";
+import { Viewer } from "./viewer.js";
+import { drawOverlay, paintMap } from "./overlay.js";
+import { pictureAddress } from "./cases_api.js";
+import { firstWindow, isHounsfield, makeWindowFilter, windowLine } from "./window_level.js";
+import { apply, gridToPicture, invert } from "./geometry.js";
+
+const SERVER_WINDOW_MS = 150; // a new window is asked of the server when the slider rests this long
+
+let stages = 0;
+
+/**
+ * A stage inside `element` for the picture of a case.
+ *
+ * `clicked(patch)` and `hovered(patch)` get a patch number of the grid, or null outside of it.
+ */
+export class PictureStage {
+  constructor(element, manifest, { clicked = () => {}, hovered = () => {}, windowed = () => {} }) {
+    Object.assign(this, { element, manifest, picture: manifest.picture });
+    [this.rows, this.columns] = manifest.grid;
+    this.filter = makeWindowFilter(`window-${++stages}`);
+    this.drawn = { painted: null, opacity: 1, smooth: true, outlines: [], grid: false, sinks: [], patches: [], cursor: null };
+    this.waiting = false;
+    this.viewer = new Viewer(element, this.picture, {
+      moved: () => this.redraw(),
+      clicked: (point) => clicked(this.patchAt(point)),
+      hovered: (point) => hovered(point && this.patchAt(point)),
+      windowed,
+    });
+    this.shownWindow = firstWindow(this.picture);
+    this.wanted = this.shownWindow;
+    this.inverted = false;
+  }
+
+  /** Shows the picture for the first time; then the placeholder of the page goes. */
+  async open() {
+    await this.viewer.show(this.address(this.shownWindow));
+    this.applyWindow();
+    this.element.dataset.ready = "true";
+  }
+
+  address(window) {
+    return pictureAddress(this.manifest, isHounsfield(this.picture) ? window : null);
+  }
+
+  /** A patch number at a point of the picture, or null. */
+  patchAt({ x, y }) {
+    const place = apply(invert(gridToPicture(this.picture.frame, this.rows, this.columns)), x, y);
+    const [row, column] = [Math.floor(place.y), Math.floor(place.x)];
+    const inside = row >= 0 && column >= 0 && row < this.rows && column < this.columns;
+    return inside ? row * this.columns + column : null;
+  }
+
+  /** Window and inversion: at once by a filter, then (Hounsfield units) as the server makes it. */
+  setWindow(window, inverted) {
+    Object.assign(this, { wanted: window, inverted });
+    this.applyWindow();
+    clearTimeout(this.timer);
+    if (isHounsfield(this.picture)) this.timer = setTimeout(() => this.fetchWindow(window), SERVER_WINDOW_MS);
+  }
+
+  async fetchWindow(window) {
+    if (window.center === this.shownWindow.center && window.width === this.shownWindow.width) return;
+    await this.viewer.show(this.address(window));
+    this.shownWindow = window;
+    this.applyWindow();
+  }
+
+  applyWindow() {
+    const line = windowLine(this.shownWindow, this.wanted, this.inverted);
+    const same = Math.abs(line.slope - 1) < 1e-6 && Math.abs(line.intercept) < 1e-6;
+    this.filter.set(line);
+    this.viewer.setFilter(same ? "none" : this.filter.css);
+  }
+
+  /** What is drawn from now on; `map` with `low`, `high` and `colours` is painted, null hides it. */
+  draw({ map, low, high, colours, smooth, ...rest }) {
+    const { rows, columns } = this;
+    const painted = map && paintMap(map, { rows, columns, low, high, colours, smooth });
+    Object.assign(this.drawn, rest, { painted, smooth });
+    this.redraw();
+  }
+
+  /** Draws in the next frame, once however often it is asked. */
+  redraw() {
+    if (this.waiting) return;
+    this.waiting = true;
+    requestAnimationFrame(() => {
+      this.waiting = false;
+      drawOverlay(this.viewer.canvas, this.viewer.toScreen(), { ...this.drawn, picture: this.picture, rows: this.rows, columns: this.columns });
+    });
+  }
+}
+
+/** The element that a stage fills: reached by the keyboard, named for those who do not see it. */
+export function stageElement(id, label) {
+  return make("div", { id, class: "stage", tabindex: "0", role: "group", "aria-label": label });
+}

@@ -1,0 +1,195 @@
+// The picture: zoom, pan, rotation and flip by OpenSeadragon; a canvas above it follows. Nothing here knows of maps.
+
+import { apply, fromPoints, invert } from "./geometry.js";
+import { make } from "./dom.js";
+
+const WHEEL = 1.2;
+
+/**
+ * A viewer inside `stage`.
+ *
+ * Calls `moved()` when the canvas must be drawn again, `clicked(point, event)` and `hovered(point or null)` with a
+ * point in pixels of the picture, and `windowed(dx, dy)` when a drag is to change window and level.
+ */
+export class Viewer {
+  constructor(stage, picture, { moved, clicked, hovered, windowed }) {
+    this.picture = picture;
+    this.moved = moved;
+    this.tool = "pan";
+    leaveStylesAlone();
+    this.seen = make("div", { class: "seen" });
+    this.canvas = make("canvas", { class: "overlay", "aria-hidden": "true" });
+    stage.append(this.seen, this.canvas);
+    this.stage = stage;
+    this.osd = window.OpenSeadragon({
+      element: this.seen,
+      drawer: "canvas",
+      showNavigationControl: false,
+      tabIndex: -1,
+      animationTime: reducedMotion() ? 0 : 0.25,
+      minZoomImageRatio: 0.5,
+      maxZoomPixelRatio: 24,
+      zoomPerScroll: WHEEL,
+      visibilityRatio: 0.2,
+      preserveImageSizeOnResize: true,
+      gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: false, flickEnabled: false },
+      gestureSettingsTouch: { clickToZoom: false, dblClickToZoom: false, pinchRotate: false },
+      gestureSettingsPen: { clickToZoom: false, dblClickToZoom: false },
+    });
+    this.osd.innerTracker.keyDownHandler = null;
+    this.osd.innerTracker.keyHandler = null;
+    this.osd.addHandler("update-viewport", () => moved());
+    this.osd.addHandler("resize", () => window.requestAnimationFrame(() => moved()));
+    this.osd.addHandler("canvas-click", (event) => {
+      if (event.quick) clicked(this.pointAt(event.position), event.originalEvent);
+    });
+    this.osd.addHandler("canvas-drag", (event) => this.dragged(event, windowed));
+    this.seen.addEventListener("pointermove", (event) => hovered(this.pointAt(this.within(event))));
+    this.seen.addEventListener("pointerleave", () => hovered(null));
+    this.middleDrag(windowed);
+  }
+
+  /** Shows the picture of an address; settles when it is on the screen. Keeps zoom and place. */
+  show(address) {
+    return new Promise((resolve, reject) => {
+      const replaced = this.osd.world.getItemAt(0);
+      this.osd.addTiledImage({
+        tileSource: { type: "image", url: address, buildPyramid: false },
+        success: ({ item }) => {
+          const done = () => {
+            if (replaced) this.osd.world.removeItem(replaced);
+            else this.osd.viewport.goHome(true);
+            this.moved();
+            resolve();
+          };
+          if (item.getFullyLoaded()) done();
+          else item.addOnceHandler("fully-loaded-change", done);
+        },
+        error: (event) => reject(new Error(`The picture cannot be shown: ${event.message}`)),
+      });
+    });
+  }
+
+  /** From pixels of the picture to CSS pixels of the canvas. */
+  toScreen() {
+    const { viewport } = this.osd;
+    const width = viewport.getContainerSize().x;
+    const place = (x, y) => {
+      // One unit of the viewport is the width of the picture, whatever the pixels of the file that shows it.
+      const point = new window.OpenSeadragon.Point(x / this.picture.width, y / this.picture.width);
+      const found = viewport.pixelFromPoint(point, true);
+      return { x: viewport.getFlip() ? width - found.x : found.x, y: found.y };
+    };
+    return fromPoints(place(0, 0), place(1, 0), place(0, 1));
+  }
+
+  pointAt({ x, y }) {
+    return apply(invert(this.toScreen()), x, y);
+  }
+
+  within(event) {
+    const box = this.seen.getBoundingClientRect();
+    return { x: event.clientX - box.left, y: event.clientY - box.top };
+  }
+
+  dragged(event, windowed) {
+    if (this.tool === "pan") return;
+    event.preventDefaultAction = true;
+    if (this.tool === "window") windowed(event.delta.x, event.delta.y);
+    else this.osd.viewport.zoomBy(Math.exp(-event.delta.y / 150)).applyConstraints();
+  }
+
+  /** The middle button always changes window and level. */
+  middleDrag(windowed) {
+    let last = null;
+    this.stage.addEventListener("pointerdown", (event) => {
+      if (event.button !== 1) return;
+      event.preventDefault();
+      event.stopPropagation();
+      last = event;
+      this.stage.setPointerCapture(event.pointerId);
+    }, { capture: true });
+    this.stage.addEventListener("pointermove", (event) => {
+      if (!last) return;
+      windowed(event.clientX - last.clientX, event.clientY - last.clientY);
+      last = event;
+    });
+    for (const end of ["pointerup", "pointercancel"]) this.stage.addEventListener(end, () => (last = null));
+  }
+
+  zoom(factor) {
+    this.osd.viewport.zoomBy(factor).applyConstraints();
+  }
+
+  fit() {
+    this.osd.viewport.goHome();
+  }
+
+  rotate(degrees) {
+    this.osd.viewport.rotateBy(this.osd.viewport.getFlip() ? -degrees : degrees, undefined, true);
+  }
+
+  flipHorizontally() {
+    this.osd.viewport.toggleFlip();
+  }
+
+  /** A vertical flip is a horizontal one and half a turn. */
+  flipVertically() {
+    this.osd.viewport.toggleFlip();
+    this.osd.viewport.rotateBy(180, undefined, true);
+  }
+
+  reset() {
+    this.osd.viewport.setFlip(false);
+    this.osd.viewport.setRotation(0, true);
+    this.osd.viewport.goHome(true);
+  }
+
+  /** How the picture is turned, in words. */
+  turned() {
+    const degrees = ((Math.round(this.osd.viewport.getRotation()) % 360) + 360) % 360;
+    return `${degrees ? `turned by ${degrees}°` : "not turned"}${this.osd.viewport.getFlip() ? ", flipped" : ""}`;
+  }
+
+  /** A CSS filter on the picture alone. */
+  setFilter(filter) {
+    this.osd.drawer.canvas.style.filter = filter;
+  }
+}
+
+/** Two viewers that show the same place. */
+export function synchronise(viewers) {
+  let leading = false;
+  for (const viewer of viewers) {
+    viewer.osd.addHandler("update-viewport", () => {
+      if (leading) return;
+      leading = true;
+      const { viewport } = viewer.osd;
+      for (const other of viewers) if (other !== viewer) follow(other.osd.viewport, viewport);
+      leading = false;
+    });
+  }
+}
+
+function follow(viewport, led) {
+  if (viewport.getFlip() !== led.getFlip()) viewport.setFlip(led.getFlip());
+  if (viewport.getRotation() !== led.getRotation()) viewport.setRotation(led.getRotation(), true);
+  const [centre, zoom] = [led.getCenter(true), led.getZoom(true)];
+  const near = viewport.getCenter(true).distanceTo(centre) < 1e-6 && Math.abs(viewport.getZoom(true) / zoom - 1) < 1e-6;
+  if (near) return;
+  viewport.zoomTo(zoom, null, true);
+  viewport.panTo(centre, true);
+}
+
+export const reducedMotion = () => window.matchMedia("(prefers-reduced-motion: reduce)").matches;
+
+/**
+ * OpenSeadragon adds a rule for touch screens as an inline style, which the content-security policy forbids, unless
+ * an element of that name is there. This one is no style element: our own sheet holds the rule.
+ */
+function leaveStylesAlone() {
+  if (document.querySelector("style[data-openseadragon-mobile-css]")) return;
+  const mark = document.createElementNS("about:blank", "style");
+  mark.setAttribute("data-openseadragon-mobile-css", "");
+  document.head.append(mark);
+}

@@ -1,0 +1,170 @@
+"""The table of measured maps on planted scores: what must be told apart is, what is left out is counted."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from jaxtyping import Float
+
+from radvqa.evaluate.multiplicity import holm
+from radvqa.explain.evaluation import Localisation, Scored, chance_auprc, localisation_table, reliance_of
+from radvqa.explain.localisation import chance_scores, localisation_scores
+
+Grid = Float[np.ndarray, "r c"]
+METHODS = ("oracle", "noise", "constant")
+PRIORS = ("chance", "label_prior")
+
+
+def target(rng: np.random.Generator) -> Grid:
+    """A block of four cells somewhere on a grid of eight by eight."""
+    coverage = np.zeros((8, 8))
+    row, column = rng.integers(0, 7, size=2)
+    coverage[row : row + 2, column : column + 2] = 1.0
+    return coverage
+
+
+def planted(images: int = 24, per_image: int = 2) -> list[Scored]:
+    rng = np.random.default_rng(3)
+    cases = []
+    for image in range(images):
+        coverage = target(rng)
+        prior = 0.25 * coverage + rng.random((8, 8))  # sees something of the place
+        for question in range(per_image):
+            maps: Mapping[str, Grid] = {
+                "oracle": coverage + 0.01 * rng.random((8, 8)),
+                "noise": rng.random((8, 8)),
+                "constant": np.ones((8, 8)),
+                "label_prior": prior,
+            }
+            found = {name: localisation_scores(grid, coverage, threshold=0.5) for name, grid in maps.items()}
+            chance = chance_scores(coverage)
+            found["chance"] = replace(chance, scores={**chance.scores, "auprc": chance_auprc(coverage)})
+            cases.append(
+                Scored(
+                    sample_id=f"{image}-{question}",
+                    image_id=str(image),
+                    area=float(coverage.mean()),
+                    reliance=0.01 if question else 2.0,
+                    scores={
+                        name: {key: None if np.isnan(value) else value for key, value in one.scores.items()}
+                        for name, one in found.items()
+                    },
+                    excluded={name: one.excluded for name, one in found.items() if one.excluded is not None},
+                    specificity={"oracle": 0.5},
+                    tags={"answer": "right" if question else "wrong", "modality": "CT" if image % 3 else "MRI"},
+                )
+            )
+    return cases
+
+
+@pytest.fixture(scope="module")
+def table() -> Localisation:
+    return localisation_table(
+        planted(), methods=METHODS, priors=PRIORS, strata=("answer", "modality"), resamples=400, seed=1
+    )
+
+
+def verdicts(table: Localisation, reference: str, metric: str) -> dict[str, str]:
+    return {
+        one["method"]: one["verdict"]
+        for one in table["differences"]
+        if one["reference"] == reference and one["metric"] == metric
+    }
+
+
+def test_a_map_that_is_the_target_beats_the_label_prior_and_noise_does_not(table: Localisation) -> None:
+    assert table["rows"]["oracle"]["metrics"]["hit"]["mean"] == 1.0
+    for metric in ("hit", "energy", "auprc"):
+        assert verdicts(table, "label_prior", metric)["oracle"] == "above"
+        assert verdicts(table, "chance", metric)["oracle"] == "above"
+        assert verdicts(table, "chance", metric)["noise"] == ""
+    assert verdicts(table, "label_prior", "auprc")["noise"] == "below"
+
+
+def test_a_perfect_score_claims_no_certainty(table: Localisation) -> None:
+    hit = table["rows"]["oracle"]["metrics"]["hit"]
+    assert hit["low"] == pytest.approx(0.025 ** (1 / 24))
+    assert hit["high"] == 1.0
+
+
+def test_a_constant_map_is_left_out_and_counted(table: Localisation) -> None:
+    row = table["rows"]["constant"]
+    assert row["excluded"] == {"constant_map": 48}
+    assert row["metrics"]["hit"]["mean"] is None
+    assert row["metrics"]["hit"]["questions"] == 0
+    assert {one["p"] for one in table["differences"] if one["method"] == "constant"} == {None}
+    assert set(verdicts(table, "chance", "hit").values()) == {"above", ""}
+
+
+@pytest.mark.parametrize("metric", ["hit", "energy", "auprc"])
+def test_p_values_are_adjusted_within_a_metric(table: Localisation, metric: str) -> None:
+    known = [one for one in table["differences"] if one["metric"] == metric and one["p"] is not None]
+    assert len(known) == 4
+    assert [one["adjusted_p"] for one in known] == holm([one["p"] for one in known if one["p"] is not None])
+    for one in known:
+        assert one["low"] is not None
+        assert one["high"] is not None
+        excludes = one["low"] > 0 or one["high"] < 0
+        assert excludes == bool(one["verdict"]), one
+
+
+def test_the_image_is_the_unit() -> None:
+    once = planted(images=12, per_image=1)
+    copied = [replace(case, sample_id=f"{case.sample_id}-{copy}") for case in once for copy in range(9)]
+    few, many = (
+        localisation_table(cases, methods=("noise",), priors=("chance",), resamples=400) for cases in (once, copied)
+    )
+    for metric in ("energy", "auprc"):
+        one, other = few["rows"]["noise"]["metrics"][metric], many["rows"]["noise"]["metrics"][metric]
+        assert (one["low"], one["high"]) == pytest.approx((other["low"], other["high"]))
+        assert (one["images"], other["images"]) == (12, 12)
+        assert (one["questions"], other["questions"]) == (12, 108)
+
+
+def test_strata_hold_their_own_questions(table: Localisation) -> None:
+    assert {name: one["oracle"]["hit"]["questions"] for name, one in table["strata"]["answer"].items()} == {
+        "right": 24,
+        "wrong": 24,
+    }
+    assert table["strata"]["modality"]["MRI"]["oracle"]["hit"]["images"] == 8
+
+
+def test_chance_is_the_mean_over_random_orders() -> None:
+    rng = np.random.default_rng(0)
+    coverage = np.zeros((4, 4))
+    coverage[1, 1:3] = (1.0, 0.3)
+    drawn = [localisation_scores(rng.random((4, 4)), coverage).scores["auprc"] for _ in range(4000)]
+    assert chance_auprc(coverage) == pytest.approx(np.mean(drawn), rel=0.03)
+    assert chance_auprc(coverage) > 2 * coverage.mean()
+    assert chance_auprc(np.ones((4, 4))) == pytest.approx(1.0)
+    assert np.isnan(chance_auprc(np.zeros((4, 4))))
+
+
+def test_specificity_is_of_methods_only(table: Localisation) -> None:
+    assert table["rows"]["oracle"]["metrics"]["specificity"]["mean"] == 0.5
+    assert table["rows"]["noise"]["metrics"]["specificity"]["mean"] is None
+    assert "specificity" not in table["rows"]["label_prior"]["metrics"]
+
+
+def test_faithfulness_stands_beside_the_rest() -> None:
+    cases = planted(images=6)
+    cases[0] = replace(cases[0], faithfulness={"oracle": {"gap": 0.4}})
+    cases[3] = replace(cases[3], faithfulness={"oracle": {"gap": 0.2}})
+    found = localisation_table(cases, methods=("oracle", "noise"), priors=PRIORS, resamples=50)
+    gap = found["rows"]["oracle"]["metrics"]["gap"]
+    assert gap["mean"] == pytest.approx(0.3)
+    assert gap["questions"] == 2
+    assert "gap" not in found["rows"]["noise"]["metrics"]
+
+
+def test_answers_that_do_not_need_the_image_are_counted(table: Localisation) -> None:
+    assert table["reliance"]["near_zero"] == 0.5
+    assert reliance_of([0.09, -0.09, 0.11, -0.11, float("nan")])["near_zero"] == 0.5
+    assert reliance_of([])["near_zero"] is None
+
+
+def test_one_image_has_no_interval() -> None:
+    found = localisation_table(planted(images=1), methods=METHODS, priors=PRIORS, resamples=50)
+    assert found["rows"]["oracle"]["metrics"]["hit"]["low"] is None
+    assert not any(one["verdict"] for one in found["differences"])
