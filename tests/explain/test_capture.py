@@ -522,7 +522,7 @@ def test_gradients_reach_the_recorded_output(family, inputs):
         def __init__(self):
             self.outputs = []
 
-        def record(self, module, query, key, value, mask, scaling, output):
+        def record(self, module, query, key, value, mask, scaling, output):  # noqa: PLR0917
             assert query.shape == (1, HEADS, LENGTH, HEAD_WIDTH)
             assert key.shape == value.shape == (1, KEY_HEADS, LENGTH, HEAD_WIDTH)
             assert mask.shape[-2:] == (LENGTH, LENGTH)

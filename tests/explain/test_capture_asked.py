@@ -133,7 +133,7 @@ class EveryLayerEager:
     def __init__(self):
         self.layers = 0
 
-    def record(self, module, query, key, value, mask, scaling, output):
+    def record(self, module, query, key, value, mask, scaling, output):  # noqa: PLR0917
         additive = mask if mask.is_floating_point() else torch.where(mask, 0.0, torch.finfo(query.dtype).min)
         eager_output, weights = eager_attention_forward(module, query, key, value, additive, scaling)
         length = query.shape[2]

@@ -69,7 +69,8 @@ def test_scaling_a_map_changes_no_score(values, coverage, factor):
 
 def test_a_constant_map_is_degenerate_whatever_rounding_does_to_it():
     flat = np.full((4, 4), 1 / 16, dtype=np.float32)
-    flat[1, 1] += 3e-9
+    flat[1, 1] += 1e-8
+    assert len(np.unique(flat)) == 2
     for values in (flat, np.zeros((4, 4)), -np.ones((4, 4))):
         found = localisation_scores(values, TARGET, threshold=0.5)
         assert found.excluded == "constant_map"

@@ -8,6 +8,7 @@ import torch
 from radvqa.errors import ModelError, RecipeError
 from radvqa.explain import maps as module
 from radvqa.explain.asked import answer_ids, ask
+from radvqa.explain.attention_maps import AttentionMaps
 from radvqa.explain.capture import Keep, trace
 from radvqa.explain.maps import DEFAULT_METHODS, METHODS, MapSettings, generic_question, maps_of, needed
 from radvqa.explain.rollout import raw_attention
@@ -170,6 +171,24 @@ def test_a_one_token_answer_is_contrasted_with_a_generic_question(asked_of, shar
     assert np.ptp(found["relative"].answer.grid) > 0
 
 
+def test_removed_sinks_of_a_generic_question_do_not_blow_up_the_ratio(asked):
+    cell = 5
+    where = divmod(cell, asked.vlm.image_grid[1])
+    generic = generic_question(asked)
+    plain = maps_of(asked, ["relative"])["relative"].answer.grid
+
+    def relative(traced, other):
+        def traced_maps(one, its):
+            return AttentionMaps(asked=one, traced=its, remove_sinks=True)
+
+        return traced_maps(asked, traced).relative(traced_maps(generic, other)).mean(0).numpy()
+
+    keep = Keep(text_rows=True)
+    found = relative(trace(asked, keep), planted(generic, cell)).reshape(plain.shape)
+    assert 0 < found[where] < plain[where]  # the generic question's sink
+    assert relative(planted(asked, cell), trace(generic, keep)).reshape(plain.shape)[where] == 0.0
+
+
 def test_a_generic_question_of_another_answer_is_refused(asked, asked_of):
     with pytest.raises(ModelError, match="same picture and answer"):
         maps_of(asked, ["relative"], generic=asked_of(asked.vlm, "no"))
@@ -218,5 +237,6 @@ def test_warnings_in_plain_words():
     )
     assert told(image_mass=0.6, grid_specificity=0.019)[0].startswith("the picture is the same for every word")
     assert told(image_mass=0.6, specificity=math.nan, grid_specificity=math.nan) == ()
-    assert told(image_mass=0.6, entropy=0.999) == ("the map is nearly flat: no place stands out",)
+    flat = np.array([[0.3, 0.4], [0.3, 0.3]])
+    assert told(image_mass=0.6, grid=flat) == ("the map is nearly flat: no place stands out",)
     assert "empty" in told(image_mass=math.nan, grid=-grid)[0]

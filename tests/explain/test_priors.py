@@ -44,6 +44,15 @@ def test_a_picture_left_out_leaves_no_trace():
     np.testing.assert_allclose(prior("label_prior", "Liver", without="none of these"), prior("label_prior", "Liver"))
 
 
+def test_a_picture_left_out_leaves_no_rounding_error():
+    shares = np.random.default_rng(0).random((6, 4, 4))
+    shares[::2, :2] = 0.0  # the upper half is of one picture alone, in several labels
+    cases = [case("b" if place % 2 else f"a{place}", f"{place}", one) for place, one in enumerate(shares)]
+    found = fit_priors(cases).map("body_part_prior", body_part="Chest", modality="CT", labels=[], without="b")
+    assert (found[:2] == 0.0).all()
+    np.testing.assert_allclose(found, shares[::2].mean(0))
+
+
 def test_what_was_never_seen_falls_back_to_a_wider_key():
     # Heart was seen in no MRI; without its only picture nor elsewhere.
     np.testing.assert_allclose(prior("label_prior", "Heart", modality="MRI"), at(0, 1))

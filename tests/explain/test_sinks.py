@@ -48,17 +48,11 @@ def test_a_place_that_a_few_rows_look_at_is_no_sink():
     assert found(rows, share=0.2) == [9]
 
 
-def test_the_rows_own_position_is_no_evidence():
-    rows = rows_of()
-    own = torch.arange(len(rows))
-    rows[own, own + ROWS.start] += 5.0
-    assert found(row_shares(rows)) == []
-
-
 def test_a_late_position_is_judged_by_the_rows_that_see_it():
     late = TEXT.start + 9
     assert found(rows_of(sinks=[(late, 40)])) == [late]
-    assert found(rows_of(sinks=[(LENGTH - 3, 40)])) == []  # one row alone sees it
+    assert found(rows_of(sinks=[(LENGTH - 5, 40)])) == [LENGTH - 5]  # three rows and its own
+    assert found(rows_of(sinks=[(LENGTH - 4, 40)])) == []  # its own row is no evidence, and two are too few
 
 
 def test_rows_and_positions_must_agree():

@@ -206,6 +206,16 @@ def test_a_region_of_one_cell_covers_that_cell_alone(image_size, aspect, data):
     np.testing.assert_allclose(found, one_hot, atol=1e-9)
 
 
+def test_a_mask_counts_pixel_by_pixel_and_boxes_join_it(tmp_path):
+    inside = np.random.default_rng(0).random((12, 20)) > 0.6
+    inside[:3] = False
+    Image.fromarray(np.where(inside, 9, 4).astype(np.uint8)).save(tmp_path / "m.png")
+    mask = Region(label="a", mask=tmp_path / "m.png", mask_value=9)
+    found = grid_coverage([mask, Region(label="a", box=(0.0, 6.0, 10.0, 6.0))], (20, 12), grid=(4, 5))
+    inside[6:, :10] = True
+    np.testing.assert_allclose(found, inside.reshape(4, 3, 5, 4).mean((1, 3)), atol=1e-12)
+
+
 def test_padding_is_never_covered():
     frame = grid_frame((100, 50), 64, aspect="pad")
     found = grid_coverage([Region(label="a", box=(0.0, 0.0, 100.0, 50.0))], (100, 50), grid=(4, 4), frame=frame)

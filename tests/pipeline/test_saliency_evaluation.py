@@ -86,7 +86,8 @@ def test_everything_is_measured_and_written(fresh: RunFolder) -> None:
     assert found["faithfulness_questions"] == 1
     assert set(found["table"]["strata"]["answer"]) <= {"right", "wrong"}
     assert found["left_out"]["are beyond the limit"] > 0
-    assert "lesion in the" in next(iter(found["table"]["strata"]["target"]))
+    assert any("lesion in the" in name for name in found["table"]["strata"]["target"])
+    assert set(found["table"]["strata"]["kind of target"]) <= {"finding", "organ"}
     assert (fresh.file("explain/evaluation") / "localisation.md").is_file()
 
 

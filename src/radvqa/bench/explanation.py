@@ -118,13 +118,13 @@ def compare_passes(case: PassCase, *, say: Callable[[str], None]) -> PassCompari
             got=torch.cuda.get_device_name(),
             fix="hide the GPU: CUDA_VISIBLE_DEVICES= radvqa bench explain",
         )
-    alone: dict[Way, dict[str, float]] = {}
+    alone: dict[Way, tuple[float, float]] = {}
     for way in WAYS:
         say(f"{way}: memory of one pass")
-        alone[way] = json.loads(in_own_process(partial(_memory, case, way)))
+        alone[way] = in_own_process(partial(_memory, case, way))
     say(f"time of {case.rounds} rounds of all ways")
     timed = json.loads(in_own_process(partial(_times, case)))
-    passes = [Passes(way=way, **timed["times"][way], **alone[way]) for way in WAYS]
+    passes = [Passes(way=way, **timed["times"][way], kept_mib=alone[way][0], peak_mib=alone[way][1]) for way in WAYS]
     found = PassComparison(checkpoint=case.checkpoint, dtype=case.dtype, ways=passes, **timed["facts"])
     if not found.difference <= ALLOWED_DIFFERENCE:
         raise ModelError(
@@ -218,11 +218,12 @@ def _usual(asked: Asked) -> _Attention:
     return _Attention(attentions, rows, rollout(fused, asked.rows))
 
 
-def _memory(case: PassCase, way: Way) -> str:
+def _memory(case: PassCase, way: Way) -> tuple[float, float]:
+    """MiB kept by one pass, and the peak of the process."""
     if case.threads is not None:
         torch.set_num_threads(case.threads)
     found = _pass(random_question(case), way)
-    return json.dumps({"kept_mib": 0.0 if found is None else found.mib, "peak_mib": peak_resident_mib()})
+    return 0.0 if found is None else found.mib, peak_resident_mib()
 
 
 def _times(case: PassCase) -> str:

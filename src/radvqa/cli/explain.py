@@ -11,6 +11,8 @@ from radvqa.cli.console import NOTICE, aligned, command_line, known_choices, pri
 from radvqa.errors import RunError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from radvqa.pipeline.explanation import Explanations
 
 CASES = "cases"
@@ -77,7 +79,9 @@ def cases(
     folder.lock()
     folder.note_command(command_line())
     pipeline.require_trained(folder)
-    found = pipeline.explain(folder, sample_ids=sample or [], every=every, stage=stage, progress=progress, **wanted)
+    found = pipeline.explain(
+        folder, sample_ids=sample or [], every=every, stage=stage, methods=wanted, progress=progress
+    )
     report = pipeline.report(folder, progress=progress)
     if as_json:
         print_json({"run": str(folder.path), "report": str(report), **asdict(found)})
@@ -120,8 +124,8 @@ def batch(
         lambda: pipeline.train(folder, progress=progress),
         questions=questions,
         output=output,
+        methods=wanted,
         progress=progress,
-        **wanted,
     )
     if as_json:
         print_json({**asdict(found.cases), "rejects": [asdict(one) for one in found.rejects]})
@@ -245,11 +249,12 @@ def failures(
     typer.echo(NOTICE)
 
 
-def _wanted(methods: str | None) -> dict[str, Any]:
-    """The argument of what was asked for, or none."""
-    from radvqa.explain.methods import METHODS
+def _wanted(methods: str | None) -> "Sequence[str]":
+    """The methods asked for, checked before a model is loaded; the usual ones for None."""
+    from radvqa.explain.methods import DEFAULT_METHODS, METHODS
 
-    return {"methods": known_choices("--methods", _named(methods), tuple(METHODS))} if methods is not None else {}
+    named = _named(methods) or [name for name in DEFAULT_METHODS if name != "pixel_occlusion"]
+    return known_choices("--methods", named, tuple(METHODS))
 
 
 def _told(found: "Explanations") -> str:

@@ -55,7 +55,7 @@ class AttentionMaps:
     @cached_property
     def raw(self) -> Float[Tensor, "t n"]:
         """Mean over layers and heads."""
-        return self._treated(raw_attention(self.traced.rows, layers=self.layers, heads=self.heads))
+        return self._treated(self._as_traced)
 
     @cached_property
     def raw_value(self) -> Float[Tensor, "t n"]:
@@ -68,15 +68,19 @@ class AttentionMaps:
         return each_against_the_rest(self.raw)
 
     def relative(self, generic: "AttentionMaps") -> Float[Tensor, "t i"]:
-        """Raw weight of each image cell divided by that under a generic question."""
-        own, other = self.raw[:, self.asked.image], generic.raw[:, generic.asked.image]
+        """Raw weight of each image cell divided by that under a generic question; 0 on sinks that are removed.
+
+        Neither row is changed before: the two questions may have different sinks.
+        """
+        own, other = self._as_traced[:, self.asked.image], generic._as_traced[:, generic.asked.image]
         if own.shape != other.shape:
             raise ModelError(
                 "the generic question must have the same picture and answer",
                 expected=f"{own.shape[0]} answer tokens and {own.shape[1]} image tokens",
                 got=f"{other.shape[0]} and {other.shape[1]}",
             )
-        return relative_attention(own, other)
+        ratio = relative_attention(own, other)
+        return ratio.masked_fill(self.sinks[self.asked.image], 0.0) if self.remove_sinks else ratio
 
     def rollout(self, alpha: float) -> Float[Tensor, "t n"]:
         """Rollout with one share of the residual connection."""
@@ -90,6 +94,10 @@ class AttentionMaps:
     def rollout_by_values(self, alpha: float) -> Float[Tensor, "t n"]:
         """Rollout of value-weighted attention."""
         return rollout(self._prepared(_kept(self.traced.value_fused, "value_norms")), self.asked.rows, alpha=alpha)
+
+    @cached_property
+    def _as_traced(self) -> Float[Tensor, "t n"]:
+        return raw_attention(self.traced.rows, layers=self.layers, heads=self.heads)
 
     @cached_property
     def _fused(self) -> Float[Tensor, "L n n"]:

@@ -8,7 +8,6 @@ t answer tokens, T = p + t text tokens, v vocabulary.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from radvqa.errors import ModelError
 from radvqa.explain.asked import Asked
+from radvqa.explain.norms import residual_shares, value_norms
 from radvqa.explain.recording import QUERY_CHUNK, attention_rows, paligemma, recording, soft_cap
 
 FULL_PRECISION_POSITIONS = 512
@@ -72,9 +72,6 @@ class Trace:
     residual: Float[Tensor, "L n"] | None = None
 
 
-AttentionTrace = Trace
-
-
 def trace(asked: Asked, keep: Keep) -> Trace:
     """The attention under which the answer's tokens were predicted, in one pass. Raises like ``trace_attention``."""
     with torch.no_grad(), asked.vlm.autocast():
@@ -111,13 +108,14 @@ def trace_attention(
     layers = list(base.model.language_model.layers)
     recorder = _Capture(layers, spans, keep)
     kept = {"logits_to_keep": torch.arange(rows.start, rows.stop, device=inputs["input_ids"].device)}
-    with torch.no_grad(), recording(base, recorder), _residuals(layers, recorder):
+    with torch.no_grad(), recording(base, recorder), residual_shares(layers if keep.residual else ()) as shares:
         output = network(**{**kept, **inputs, "use_cache": False})
     recorder.require_whole()
     return Trace(
         image_tokens=image_tokens,
         positions=rows,
         logits=output.logits[0] if output.logits.ndim == 3 else output.logits,
+        residual=torch.stack([shares[layer] for layer in range(len(layers))]) if keep.residual else None,
         **recorder.found(),
     )
 
@@ -166,6 +164,7 @@ class _Capture:
         if not self.arrays:
             self._allocate(query)
         norms = value_norms(module, value) if self.keep.value_norms else None
+        key = key.float()
         for queries in self._chunks():
             weights = attention_rows(query, key, mask=mask, scaling=scaling, queries=queries, softcap=soft_cap(module))[
                 0
@@ -226,13 +225,6 @@ class _Capture:
             into = self.arrays[name][layer][..., start - wanted.start : stop - wanted.start, :]
             into.copy_(weights[..., start - queries.start : stop - queries.start, :])
 
-    def add_residual(self, layer: int, stream: Float[Tensor, "1 n h"], added: Float[Tensor, "1 n h"]) -> None:
-        """How much of each position stays in the residual stream, by norms."""
-        own, attention = stream[0].float().norm(dim=-1), added[0].float().norm(dim=-1)
-        if "residual" not in self.arrays:
-            self.arrays["residual"] = own.new_zeros(len(self.layer_of), len(own))
-        self.arrays["residual"][layer] = own / (own + attention).clamp_min(torch.finfo(torch.float32).tiny)
-
     def require_whole(self) -> None:
         """Refuse an incomplete or broken capture."""
         missing = sorted(set(self.layer_of.values()) - self.seen)
@@ -260,60 +252,6 @@ class _Capture:
         if self.keep.text_rows:
             found["rows"] = found["text_rows"][:, :, -_size(self.spans.rows) :]
         return found
-
-
-def value_norms(module: Any, value: Float[Tensor, "1 K n d"]) -> Float[Tensor, "H n"]:
-    """‖W_O^h v_j‖ of every head and position: how long what a head writes is, were its weight on that position 1.
-
-    The output projection is asked for its own matrix, so adapters and four-bit weights take part. Norms are those of
-    the quadratic form vᵀ(WᵀW)v, in fp32: no (H, n, h) array.
-    """
-    _, key_heads, _, width = value.shape
-    projection = module.o_proj
-    weight = next(projection.parameters())
-    dtype = weight.dtype if weight.dtype.is_floating_point else value.dtype
-    inputs = projection.in_features
-    heads = inputs // width
-    norms = []
-    for head in range(heads):
-        unit = torch.zeros(width + 1, inputs, dtype=dtype, device=value.device)
-        unit[:width, head * width : (head + 1) * width] = torch.eye(width, dtype=dtype, device=value.device)
-        written = projection(unit).float()
-        # The last row is that of zeros: a bias, which belongs to no position.
-        columns = written[:width] - written[width]
-        values = value[0, head * key_heads // heads].float()
-        with torch.autocast(value.device.type, enabled=False):
-            gram = columns @ columns.T
-            norms.append(((values @ gram) * values).sum(dim=-1).clamp_min(0.0).sqrt())
-    return torch.stack(norms)
-
-
-@contextmanager
-def _residuals(layers: list[Any], recorder: _Capture) -> Iterator[None]:
-    """Tell the recorder of every layer's residual stream and of what attention adds to it, where that is kept."""
-    if not recorder.keep.residual:
-        yield
-        return
-    handles = []
-    for number, layer in enumerate(layers):
-        streams: list[Tensor] = []
-
-        def before(_: Any, args: tuple[Any, ...], streams: list[Tensor] = streams) -> None:
-            streams.append(args[0])
-
-        def after(_: Any, __: Any, output: Any, streams: list[Tensor] = streams, number: int = number) -> None:
-            added = output[0] if isinstance(output, tuple) else output
-            recorder.add_residual(number, streams.pop(), added)
-
-        # Gemma 2 normalises what attention gives before it is added; Gemma adds it as it is.
-        normalised = hasattr(layer, "pre_feedforward_layernorm")
-        adds = layer.post_attention_layernorm if normalised else layer.self_attn
-        handles += [layer.register_forward_pre_hook(before), adds.register_forward_hook(after)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _size(span: slice) -> int:
@@ -365,7 +303,7 @@ def _check_mask(mask: Tensor | None, spans: _Spans) -> None:
         raise ModelError(
             "the language model ran without an attention mask, so every token saw the answer",
             expected="token_type_ids with 0 for image and prompt and 1 for the answer, or a 4-D attention_mask",
-            fix="build the batch with radvqa's own collator",
+            fix="build the inputs with radvqa.models.layout",
         )
     seen = mask[0, 0] if mask.dtype == torch.bool else mask[0, 0] > torch.finfo(mask.dtype).min / 2
     rows = seen[spans.rows]

@@ -13,11 +13,12 @@ import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from radvqa.data.imaging import open_image
 from radvqa.evaluate.metrics import accuracy
 from radvqa.explain.asked import answer_ids, ask
 from radvqa.explain.bundle import SCHEMA, CaseLine, Manifest, Picture, View, ViewName
 from radvqa.explain.bundle_files import CASES_FOLDER, PIXELS, VALUES, case_key
-from radvqa.explain.maps import DEFAULT_METHODS, MapSettings
+from radvqa.explain.maps import MapSettings
 from radvqa.explain.outlines import outlines_of
 from radvqa.explain.overlay import grid_frame
 from radvqa.explain.targets import asked_regions, grid_coverage, regions_by_label
@@ -99,15 +100,15 @@ def written(vlm: Vlm, text: str, sample: VqaSample, *, correct: bool | None) -> 
 def explain_case(
     vlm: Vlm,
     sample: VqaSample,
-    image: Image.Image,
     pixels: UInt8[np.ndarray, "y x 3"],
     *,
     answers: Mapping[ViewName, Given],
     model: ExplainedModel,
-    methods: Sequence[str] = DEFAULT_METHODS,
+    methods: Sequence[str],
     settings: MapSettings = MapSettings(),  # noqa: B008 - frozen
     regions: Sequence[Region] = (),
     aspect: Aspect = "squash",
+    image: Image.Image | None = None,
     values: Float[np.ndarray, "y x"] | None = None,
     made_from: str = "",
 ) -> tuple[Manifest, Arrays]:
@@ -116,21 +117,22 @@ def explain_case(
     Args:
         vlm: the model.
         sample: the question.
-        image: the picture that is shown, in RGB.
-        pixels: the same as the model is given it.
+        pixels: the picture as the model is given it.
         answers: whose answers are explained; the model's own first.
         model: which model it is.
         methods: names in ``radvqa.explain.maps.METHODS``.
         settings: what can be chosen about the maps.
         regions: of the image.
         aspect: how the image became the model's square.
+        image: the picture that is shown, in RGB; the sample's image is opened unless given.
         values: of a CT, in Hounsfield units.
         made_from: see ``made_from``.
 
     Raises:
-        DataError: an answer has no tokens, or a mask cannot be read.
+        DataError: an answer has no tokens, or the image or a mask cannot be read.
         ModelError: see ``radvqa.explain.capture.trace``.
     """
+    image = open_image(sample.image) if image is None else image
     frame = grid_frame(image.size, vlm.image_size, aspect=aspect)
     targets = asked_regions(sample, regions)
     asked = [region for target in targets for region in target.regions]
@@ -138,7 +140,7 @@ def explain_case(
     arrays: Arrays = {PIXELS: _shown(image)}
     if values is not None and values.shape == (image.height, image.width):
         arrays[VALUES] = values.astype(np.float32)
-    views: dict[ViewName, View] = {}
+    views: dict[str, View] = {}
     for name, given in answers.items():
         views[name], found = view_of(
             ask(vlm, sample, given.token_ids, torch.from_numpy(pixels)),

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from radvqa.errors import RecipeError, RunError
-from radvqa.explain.bundle import MapFacts, Token, View, ViewName
+from radvqa.explain.bundle import MapFacts, Token, View
 from radvqa.explain.bundle_files import Bundle
 from radvqa.explain.overlay import COLORMAP, DISCLAIMER, save_panel, strength
 from radvqa.html import data_uri, page_environment
@@ -22,7 +22,7 @@ from radvqa.records import write_text
 
 NOT_AN_EXPLANATION = "The maps show where attention or sensitivity lies, not why the model answered so."
 
-_VIEW_NAMES: Mapping[ViewName, str] = {
+_VIEW_NAMES: Mapping[str, str] = {
     "model": "The model's answer",
     "reference": "The reference answer",
     "typed": "A typed answer",
@@ -47,7 +47,7 @@ class StoredMap:
     grid_specificity: float
 
 
-def stored_map(bundle: Bundle, view: ViewName, method: str, *, token: int | None = None) -> StoredMap:
+def stored_map(bundle: Bundle, view: str, method: str, *, token: int | None = None) -> StoredMap:
     """The map of one answer token, or of the whole answer.
 
     Raises:
@@ -226,7 +226,7 @@ def _fact(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _view(bundle: Bundle, name: ViewName) -> View:
+def _view(bundle: Bundle, name: str) -> View:
     if name not in bundle.manifest.views:
         raise RunError(
             "the case has no such view",

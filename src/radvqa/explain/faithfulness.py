@@ -7,8 +7,9 @@ are left. Cells go in the order of a map, most relevant first (MoRF) or least re
 ``deletion``           area under f against the share of cells taken away, most relevant first: low is good
 ``insertion``          area under f against the share of cells put into an empty picture, most relevant first: high is
                        good. With one way of taking cells away this is the LeRF curve read backwards
-``gap``                insertion − deletion = LeRF − MoRF (Bluecher et al., "Decoupling Pixel Flipping and Occlusion
-                       Strategy", 2024; ABPC of Samek et al., 2017): above 0 where the map knows more than chance
+``gap``                insertion − deletion = LeRF − MoRF, the area between the two curves (Blücher et al.,
+                       "Decoupling Pixel Flipping and Occlusion Strategy", TMLR 2024): above 0 where the map knows more
+                       than chance
 ``gap_over_random``    gap − mean gap of random orders of the same picture
 ``comprehensiveness``  f(all) − f(without the top k %) (DeYoung et al., ERASER, ACL 2020): high is good
 ``sufficiency``        f(all) − f(only the top k %): low is good
@@ -22,7 +23,8 @@ Axes: k variants, i image cells, r and c rows and columns of the grid, p points 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -67,7 +69,9 @@ def faithfulness(
         order_maps: maps on the image grid, by name.
         steps: points of a curve after the first.
         seed: of the random orders, which also break ties.
-        mode: how cells are taken away: see ``occlusion_map``, as for ``hidden_from`` and ``fill``.
+        mode: how cells are taken away, see ``occlusion_map``.
+        hidden_from: see there.
+        fill: see there.
 
     Raises:
         RecipeError: no steps, or a map that does not fit the image grid or has NaN.
@@ -131,11 +135,13 @@ def order_of(
     return ties[np.argsort(-flat[ties], kind="stable")]
 
 
-class _Plan:
-    """Numbers of the sets that one order needs."""
+class _Plan(NamedTuple):
+    """Numbers of the sets that one order needs, and the shares of cells at the points of its curves."""
 
-    def __init__(self, deletion: list[int], insertion: list[int], tops: dict[int, tuple[int, int]]) -> None:
-        self.deletion, self.insertion, self.tops = deletion, insertion, tops
+    shares: Float[np.ndarray, " p"]
+    deletion: list[int]
+    insertion: list[int]
+    tops: dict[int, tuple[int, int]]
 
 
 class _Sets:
@@ -163,6 +169,7 @@ def _plan(sets: _Sets, order: Int[np.ndarray, " i"], steps: int) -> _Plan:
     counts = np.linspace(0, cells, steps + 1).round().astype(int)
     tops = {k: max(1, round(cells * k / 100)) for k in PERCENT}
     return _Plan(
+        counts / cells,
         [sets.number(~top(count)) for count in counts],
         [sets.number(top(count)) for count in counts],
         {k: (sets.number(~top(count)), sets.number(top(count))) for k, count in tops.items()},
@@ -170,7 +177,7 @@ def _plan(sets: _Sets, order: Int[np.ndarray, " i"], steps: int) -> _Plan:
 
 
 def _measures(plan: _Plan, f: Float[np.ndarray, " k"], *, every: float, nothing: float) -> dict[str, float]:
-    deletion, insertion = area(f[plan.deletion]), area(f[plan.insertion])
+    deletion, insertion = (float(np.trapezoid(f[sets], plan.shares)) for sets in (plan.deletion, plan.insertion))
     found = {"gap": insertion - deletion}
     if every - nothing >= SMALLEST_RANGE:
         found["deletion"] = (deletion - nothing) / (every - nothing)
@@ -179,8 +186,3 @@ def _measures(plan: _Plan, f: Float[np.ndarray, " k"], *, every: float, nothing:
         found[f"comprehensiveness@{k}"] = float(every - f[without])
         found[f"sufficiency@{k}"] = float(every - f[only])
     return found
-
-
-def area(curve: Float[np.ndarray, " p"] | Sequence[float]) -> float:
-    """Area under a curve of equal steps from 0 to 1, by trapezia."""
-    return float(np.trapezoid(curve, dx=1.0 / (len(curve) - 1)))

@@ -48,9 +48,10 @@ def gradient_maps(
         ModelError: nothing was recorded, or gradients are not finite.
     """
     plan = _plan(asked, targets, foil)
-    tape = _Tape([layer.self_attn for layer in asked.vlm.language_model.layers])
+    base = asked.vlm.base
+    tape = _Tape([layer.self_attn for layer in base.model.language_model.layers])
     embeddings = asked.embeddings.detach().clone()
-    with torch.enable_grad(), recording(asked.vlm.base, tape), asked.vlm.autocast():
+    with torch.enable_grad(), recording(base, tape), asked.vlm.autocast():
         embeddings.requires_grad_()
         kept = torch.tensor(plan.rows, device=asked.vlm.device)
         logits = asked.vlm.network(**_inputs(asked, embeddings, plan.foil), logits_to_keep=kept, use_cache=False).logits

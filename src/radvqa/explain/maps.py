@@ -33,8 +33,8 @@ GENERIC_QUESTION = "Describe the image."
 SAME_MAP = 0.02
 """Below this total variation two maps count as the same."""
 
-NEARLY_FLAT = 0.995
-"""Relative entropy above which no cell stands out."""
+STANDS_OUT = 1.5
+"""Times the mean cell: below it no cell stands out."""
 
 _ROWS: Mapping[str, Callable[[AttentionMaps, "MapSettings"], Tensor]] = {
     "raw": lambda seen, _: seen.raw,
@@ -247,9 +247,9 @@ def _targets(asked: Asked, *, tokens: bool) -> tuple[int | None, ...]:
 
 
 def _mean_set(asked: Asked, name: str, rows: Float[Tensor, "t n"], *, tokens: bool) -> MapSet:
+    """Maps of an attention method: the whole answer's row is the mean of its tokens'."""
     shares = row_shares(rows)
-    found = _row_set(asked, name, shares, answer=row_shares(shares.mean(0)), tokens=tokens)
-    return dataclasses.replace(found, rows=shares)
+    return _row_set(asked, name, shares, answer=row_shares(shares.mean(0)), tokens=tokens)
 
 
 def _row_set(
@@ -308,7 +308,7 @@ def _warnings(found: MapSet) -> tuple[str, ...]:
         told.append(f"most weight lies on text: the image has {_percent(answer.image_mass)}")
     if not (answer.grid > 0).any():
         told.append("the map is empty: no place in the image has any weight")
-    elif answer.entropy > NEARLY_FLAT:
+    elif answer.grid.max() < STANDS_OUT * answer.grid.mean():
         told.append("the map is nearly flat: no place stands out")
     on_sinks = _share(answer, found.sinks)
     if on_sinks > 0.5:

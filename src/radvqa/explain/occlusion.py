@@ -73,8 +73,8 @@ def visual_reliance(asked: Asked) -> Float[Tensor, " t"]:
     """How many nats more probable each answer token is with the image than with all image positions hidden."""
     hidden = torch.zeros(2, asked.image.stop, dtype=torch.bool)
     hidden[1] = True
-    with_image, without = TextPass(asked).logprobs(hidden)
-    return with_image - without
+    logprobs = TextPass(asked).logprobs(hidden)
+    return logprobs[0] - logprobs[1]
 
 
 def windows(grid: tuple[int, int], *, window: int, stride: int) -> Bool[Tensor, "k i"]:
@@ -129,8 +129,8 @@ def _without_pixels(asked: Asked, hidden: Bool[Tensor, "k i"], filled: UInt8[Ten
     rows, columns = asked.vlm.image_grid
     height, width = filled.shape[:2]
     found = []
-    for some in hidden.to(filled.device).split(_TOWER_BATCH):
-        cells = some.view(-1, rows, columns)
+    for first in range(0, len(hidden), _TOWER_BATCH):
+        cells = hidden[first : first + _TOWER_BATCH].to(filled.device).view(-1, rows, columns)
         covered = cells.repeat_interleave(height // rows, 1).repeat_interleave(width // columns, 2)
         pictures = torch.where(covered[..., None], filled, asked.pixels)
         with eval_mode(asked.vlm.network):

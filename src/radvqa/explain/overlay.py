@@ -308,7 +308,7 @@ def _draw_legend(page: _Page, top: float) -> None:
 
 def _draw_outlines(axes: Axes, outlines: Sequence[Outline], *, named: bool) -> None:
     for outline in outlines:
-        style = {"fill": False, "edgecolor": _BOX, "linewidth": 1.6}
+        style: dict[str, Any] = {"fill": False, "edgecolor": _BOX, "linewidth": 1.6}
         for ring in outline.polygons:
             axes.add_patch(Polygon(np.array(ring), closed=True, **style))
         corner = outline.box[:2] if outline.box else min(outline.polygons[0], key=sum) if outline.polygons else None

@@ -165,8 +165,8 @@ class _Sum:
         own, count = self._by_image.get(without, (0.0, 0)) if without is not None else (0.0, 0)
         if self._total is None or self._count == count:
             return None
-        # Subtracting leaves rounding errors where the others are empty.
-        left: Grid = np.maximum(self._total - own, 0.0).round(9) / (self._count - count)
+        # Both sums were made in the same order: exactly 0 where the others are empty, and never below.
+        left: Grid = (self._total - own) / (self._count - count)
         return left if left.any() else None
 
 

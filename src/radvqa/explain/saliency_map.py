@@ -221,7 +221,7 @@ def _scaled(weights: Float[np.ndarray, "*k i"]) -> Float[np.ndarray, "*k i"]:
     """The positive part, scaled to sum 1; NaN where there is none."""
     positive = np.maximum(weights, 0.0)
     total = positive.sum(axis=-1, keepdims=True)
-    share = np.full_like(positive, math.nan)
+    share: Float[np.ndarray, "*k i"] = np.full_like(positive, math.nan)
     np.divide(positive, total, out=share, where=total > 0.0)
     return share
 

@@ -60,7 +60,8 @@ class TextPass:
         targets = torch.tensor(asked.answer_ids, device=vlm.device)
         kept = torch.arange(asked.rows.start, asked.rows.stop, device=vlm.device) - asked.image.stop
         found = []
-        for some in hidden.to(vlm.device).split(batch_size):
+        for first in range(0, len(hidden), batch_size):
+            some = hidden[first : first + batch_size].to(vlm.device)
             count = len(some)
             allowed = self._visible.repeat(count, 1, 1)
             allowed[:, :, asked.image] &= ~some[:, None, :]

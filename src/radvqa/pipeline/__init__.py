@@ -12,9 +12,10 @@ from radvqa.errors import RunError
 from radvqa.models.vlm import Vlm
 from radvqa.pipeline.elsewhere import evaluate_model, evaluate_run_on
 from radvqa.pipeline.evaluation import all_of, evaluate_into, prediction_file
-from radvqa.pipeline.explanation import QUICK_METHODS, Explanations, explain_run, is_finished_model
+from radvqa.pipeline.explanation import QUICK_METHODS, Explanations, explain_run
 from radvqa.pipeline.samples import read_samples
 from radvqa.pipeline.selection import first_images
+from radvqa.pipeline.stage_model import is_finished_model
 from radvqa.pipeline.subject import open_model, require_model, run_weights, setup_of, setup_of_model, trained_of
 from radvqa.pipeline.training import pictures, require_trained, train, write_provenance
 from radvqa.publish.repository import write_card

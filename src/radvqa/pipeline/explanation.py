@@ -9,8 +9,7 @@ from typing import Final
 
 from radvqa.data.dicom import hounsfield_of
 from radvqa.data.image_store import ImageStore
-from radvqa.data.imaging import open_image
-from radvqa.errors import DataError, RecipeError, RunError
+from radvqa.errors import DataError, RunError
 from radvqa.explain.bundle import CaseLine, Manifest, ViewName
 from radvqa.explain.bundle_files import (
     case_folder,
@@ -34,27 +33,28 @@ from radvqa.explain.cases import (
 )
 from radvqa.explain.export import write_panel
 from radvqa.explain.maps import MapSettings
-from radvqa.models.opening import open_vlm
+from radvqa.explain.methods import DEFAULT_METHODS
 from radvqa.models.vlm import Vlm
 from radvqa.pipeline.evaluation import prediction_file
 from radvqa.pipeline.samples import adapters_of, read_samples
+from radvqa.pipeline.stage_model import BASE as BASE
+from radvqa.pipeline.stage_model import open_stage, stage_number, stage_weights
 from radvqa.pipeline.training import pictures
 from radvqa.recipe import Recipe
 from radvqa.records import write_json
 from radvqa.report.contents import Explained
 from radvqa.run.folder import RunFolder
 from radvqa.run.progress import Progress
-from radvqa.run.provenance import digest_files
 from radvqa.sample import Prediction, Region, VqaSample
-from radvqa.train.weights import load_weights
 
-QUICK_METHODS: Final = ("raw", "raw_value", "rollout", "rollout_90", "rollout_norm", "contrast", "chefer", "grad_cam")
-"""What a run draws by itself: the methods that cost one traced pass and one backward pass per token."""
+QUICK_METHODS: Final = ("raw", "raw_value", "rollout", "rollout_90", "rollout_norm", "contrast")
+"""What a run draws by itself: the methods that share one traced pass."""
 
-BASE: Final = "base"
-"""The stage before the first: the checkpoint as it was opened."""
+FULL_METHODS: Final = tuple(name for name in DEFAULT_METHODS if name != "pixel_occlusion")
+"""What ``radvqa explain`` draws unless told otherwise; pixel occlusion costs more than all of these together."""
 
 PANEL_METHODS: Final[Mapping[str, str]] = {"raw attention": "raw", "rollout": "rollout"}
+
 
 _SECONDS_BETWEEN_LISTS = 10.0
 
@@ -127,7 +127,7 @@ def explain_run(
         vlm = open_trained() if finished else open_stage(folder, number, progress=progress)
         model = ExplainedModel(
             name=vlm.name,
-            weights=weights_of(folder, vlm, number),
+            weights=stage_weights(folder, vlm, number),
             run=folder.path.resolve().name,
             stage="" if finished else stage,
             decoding=f"greedy, at most {recipe.evaluate.max_new_tokens} new tokens",
@@ -275,7 +275,6 @@ class _Work:
         manifest, arrays = explain_case(
             self.vlm,
             sample,
-            open_image(sample.image),
             pixels,
             answers=answers_of(self.vlm, sample, given),
             model=self.model,
@@ -313,45 +312,6 @@ def answers_of(vlm: Vlm, sample: VqaSample, given: Given) -> dict[ViewName, Give
     if given.correct is False:
         answers["reference"] = written(vlm, sample.answers[0], sample, correct=True)
     return answers
-
-
-def is_finished_model(recipe: Recipe, stage: str) -> bool:
-    """Whether this stage is the last one. Raises ``RecipeError`` for a stage that the recipe does not have."""
-    return stage_number(recipe, stage) == len(recipe.stages)
-
-
-def stage_number(recipe: Recipe, stage: str) -> int:
-    """How many stages' weights are loaded."""
-    names = [one.name for one in recipe.stages]
-    if stage == "":
-        return len(names)
-    if stage == BASE:
-        return 0
-    if stage not in names:
-        raise RecipeError(
-            "the run has no such stage", where="--stage", expected=", ".join((BASE, *names)), got=repr(stage)
-        )
-    return names.index(stage) + 1
-
-
-def open_stage(folder: RunFolder, number: int, *, progress: Progress) -> Vlm:
-    """The model as it was after the first ``number`` stages, which are trained. Raises ``TrainError`` if not."""
-    recipe = folder.recipe
-    vlm = open_vlm(recipe.model, say=progress.say)
-    for index, stage in enumerate(recipe.stages[:number]):
-        load_weights(vlm, stage, folder.file(f"train/{stage.name}"), seed=recipe.seed + index)
-    return vlm
-
-
-def weights_of(folder: RunFolder, vlm: Vlm, number: int) -> str:
-    """The base and what the first stages have left, as ``radvqa.pipeline.subject.run_weights`` says it of all."""
-    learnt = [
-        path
-        for stage in folder.recipe.stages[:number]
-        for path in sorted(folder.file(f"train/{stage.name}").rglob("*.safetensors"))
-        if "state" not in path.relative_to(folder.path).parts
-    ]
-    return ", ".join([vlm.digest, *(f"sha256 {one}" for one in digest_files(learnt).values())])
 
 
 def _remove_others(where: Path, keys: set[str]) -> None:

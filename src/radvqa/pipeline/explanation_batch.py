@@ -16,7 +16,8 @@ from radvqa.explain.bundle_files import case_folder, case_key, kept_case, write_
 from radvqa.explain.cases import ExplainedModel, case_line, explain_case, generated, made_from
 from radvqa.explain.maps import MapSettings
 from radvqa.models.vlm import Vlm
-from radvqa.pipeline.explanation import QUICK_METHODS, Explanations, answers_of, weights_of
+from radvqa.pipeline.explanation import FULL_METHODS, Explanations, answers_of
+from radvqa.pipeline.stage_model import stage_weights
 from radvqa.recipe import Recipe
 from radvqa.records import write_records
 from radvqa.run.folder import RunFolder
@@ -45,7 +46,7 @@ def explain_batch(
     *,
     questions: Path,
     output: Path,
-    methods: Sequence[str] = QUICK_METHODS,
+    methods: Sequence[str] = FULL_METHODS,
     progress: Progress,
 ) -> BatchExplanations:
     """Answer and explain every row of ``questions``, and write ``cases.jsonl``, bundles and ``rejects.jsonl``.
@@ -73,7 +74,7 @@ def explain_batch(
     recipe = folder.recipe
     model = ExplainedModel(
         name=vlm.name,
-        weights=weights_of(folder, vlm, len(recipe.stages)),
+        weights=stage_weights(folder, vlm, len(recipe.stages)),
         run=folder.path.resolve().name,
         decoding=f"greedy, at most {recipe.evaluate.max_new_tokens} new tokens",
     )
@@ -172,13 +173,13 @@ class _Batch:
         manifest, arrays = explain_case(
             self.vlm,
             sample,
-            image,
             pixels,
             answers=answers_of(self.vlm, sample, given),
             model=self.model,
             methods=self.methods,
             settings=self.settings,
             aspect=aspect,
+            image=image,
             values=hounsfield_of(sample.image, sample.image),
             made_from=digest,
         )

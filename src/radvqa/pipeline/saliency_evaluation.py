@@ -34,7 +34,7 @@ from radvqa.run.progress import Progress
 from radvqa.run.provenance import digest_files
 from radvqa.sample import Prediction, VqaSample
 
-STRATA: Final = ("modality", "target", "target size", "answer type", "answer")
+STRATA: Final = ("modality", "kind of target", "target", "target size", "answer type", "answer")
 TUNED_ON: Final = 16
 """Training questions on which the cut of the maps is tuned."""
 MEASURED: Final = 1

@@ -11,7 +11,15 @@ from PIL import Image
 from radvqa.data import DatasetAdapter
 from radvqa.explain.overlay import grid_frame
 from radvqa.explain.priors import PriorCase, Priors, fit_priors
-from radvqa.explain.targets import Grid, Target, asked_regions, grid_coverage, regions_by_label, target_size
+from radvqa.explain.targets import (
+    Grid,
+    Target,
+    asked_regions,
+    grid_coverage,
+    is_finding,
+    regions_by_label,
+    target_size,
+)
 from radvqa.models.vlm import Vlm
 from radvqa.recipe import Aspect
 from radvqa.sample import Region, VqaSample
@@ -34,6 +42,7 @@ class Aimed:
     def strata(self) -> dict[str, str]:
         """What the table is broken down by, answers apart."""
         found = {"target": " and ".join(self.labels), "target size": target_size(self.coverage)}
+        found["kind of target"] = "finding" if any(map(is_finding, self.labels)) else "organ"
         found["answer type"] = self.sample.answer_type
         return found | {name: self.sample.tags[name] for name in ("modality",) if name in self.sample.tags}
 

@@ -89,6 +89,7 @@ def create_app(
         middleware=[Middleware(Guard, host=host, token=token, cookie=COOKIE, policy=_POLICY)],
         exception_handlers={HTTPException: pages.refused, RadvqaError: pages.failed},
     )
+    app.router.redirect_slashes = False
     app.state.token, app.state.cases = token, pages.cases
     return app
 

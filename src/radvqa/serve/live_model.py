@@ -42,12 +42,13 @@ def open_live(series: Series) -> Answering:
     from radvqa.train.weights import load_weights
 
     folder = RunFolder.open(series.source)
-    require_trained(folder)
     recipe = folder.recipe
     names = [stage.name for stage in recipe.stages]
     if series.stage not in ("", BASE, *names):
         raise RunError("the recipe of the run has no such stage", expected=", ".join(names), got=series.stage)
     count = len(names) if not series.stage else 0 if series.stage == BASE else names.index(series.stage) + 1
+    if count:
+        require_trained(folder)
     vlm = open_vlm(recipe.model, say=Progress().say)
     for index, stage in enumerate(recipe.stages[:count]):
         load_weights(vlm, stage, folder.file(f"train/{stage.name}"), seed=recipe.seed + index)

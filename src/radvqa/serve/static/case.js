@@ -4,7 +4,7 @@ import { byId, fill, make } from "./dom.js";
 import { announce } from "./announce.js";
 import { makeState } from "./state.js";
 import { readCase } from "./cases_api.js";
-import { promptAttention, readMaps, readPromptAttention, range } from "./maps.js";
+import { promptAttention, readMaps, readPromptAttention, range, weightOf } from "./maps.js";
 import { PictureStage, stageElement } from "./picture_stage.js";
 import { makeLegend, overlayBar, topBar, windowBar } from "./picture_tools.js";
 import { CasePanel } from "./case_panel.js";
@@ -251,7 +251,7 @@ class CasePage {
       return;
     }
     const { columns } = this.stage;
-    const total = map.reduce((sum, value) => sum + Math.max(0, value), 0);
+    const total = weightOf(map);
     const share = total > 0 ? `, ${percent(Math.max(0, map[patch]) / total)} of the map` : "";
     this.readout.textContent = `row ${Math.floor(patch / columns) + 1}, column ${(patch % columns) + 1}: ${short(map[patch])}${share}`;
   }

@@ -4,7 +4,7 @@ import { byId, fill, make } from "./dom.js";
 import { announce } from "./announce.js";
 import { makeState } from "./state.js";
 import { readCase } from "./cases_api.js";
-import { asShares, difference, meanMap, rangeOfMap, readMaps } from "./maps.js";
+import { asShares, difference, meanMap, rangeOfMap, readMaps, weightOf } from "./maps.js";
 import { PictureStage, stageElement } from "./picture_stage.js";
 import { makeLegend, overlayBar, topBar, windowBar } from "./picture_tools.js";
 import { choice, pressed } from "./controls.js";
@@ -202,8 +202,10 @@ class ComparePage {
     const map = difference(a, b);
     const { low, high } = rangeOfMap(map);
     const most = Math.max(Math.abs(low), Math.abs(high));
-    const shared = asShares(a).reduce((sum, value, i) => sum + Math.min(value, asShares(b)[i]), 0);
-    this.difference.told.textContent = `A minus B. Red: more in A. Blue: more in B. The maps share ${Math.round(100 * shared)} % of their weight.`;
+    const [ofA, ofB] = [asShares(a), asShares(b)];
+    const shared = ofA.reduce((sum, value, i) => sum + Math.min(value, ofB[i]), 0);
+    const overlap = weightOf(a) && weightOf(b) ? ` The maps share ${Math.round(100 * shared)} % of their weight.` : "";
+    this.difference.told.textContent = `A minus B. Red: more in A. Blue: more in B.${overlap}`;
     this.draw(this.difference.stage, this.difference.legend, "A − B", map, { low: -most, high: most, unit, colours: "berlin" }, now, [], this.manifest.outlines);
   }
 

@@ -131,10 +131,13 @@ export function difference(map, other) {
   return map.map((value, i) => value - other[i]);
 }
 
-/** A map whose positive part sums to 1. A map without any stays as it is. */
+/** The sum of a map's positive part. */
+export const weightOf = (map) => map.reduce((sum, value) => sum + Math.max(0, value), 0);
+
+/** A map whose positive part sums to 1; all zero where there is none. */
 export function asShares(map) {
-  const total = map.reduce((sum, value) => sum + Math.max(0, value), 0);
-  return total > 0 ? map.map((value) => Math.max(0, value) / total) : map;
+  const total = weightOf(map);
+  return map.map((value) => (total > 0 ? Math.max(0, value) / total : 0));
 }
 
 /** Lowest and highest value. */
@@ -144,8 +147,9 @@ export function rangeOfMap(map) {
   return { low, high };
 }
 
-/** Entropy of a map's positive part, as a share of the largest one possible: 0 is one cell, 1 is flat. */
+/** Entropy of a map's positive part, as a share of the largest one possible: 0 is one cell, 1 is flat, null is none. */
 export function flatness(map) {
+  if (!(weightOf(map) > 0)) return null;
   const shares = asShares(map);
   let entropy = 0;
   for (const share of shares) if (share > 0) entropy -= share * Math.log(share);

@@ -55,7 +55,7 @@ export function makeWindowFilter(id) {
   const transfer = makeSvg("feComponentTransfer", {}, ...functions);
   const bounds = { x: "0", y: "0", width: "100%", height: "100%", "color-interpolation-filters": "sRGB" };
   const filter = makeSvg("filter", { id, ...bounds }, transfer);
-  document.body.append(makeSvg("svg", { class: "filters", width: 0, height: 0, "aria-hidden": "true" }, filter));
+  document.body.append(makeSvg("svg", { class: "grey-filters", width: 0, height: 0, "aria-hidden": "true" }, filter));
   return {
     css: `url("#${id}")`,
     set({ slope, intercept }) {
