@@ -11,8 +11,9 @@ import yaml
 
 from radvqa import pipeline
 from radvqa.errors import DataError, RunError
-from radvqa.explain.cases import Case
+from radvqa.pipeline.explanation import Explanations
 from radvqa.recipe import Recipe, parse_recipe
+from radvqa.records import write_json
 from radvqa.run.folder import RunFolder
 from radvqa.run.progress import Progress
 from radvqa.sample import Prediction, VqaSample
@@ -60,17 +61,11 @@ class Model:
             for one in asked
         ]
 
-    def explain(self, _vlm: Any, sample: VqaSample, prediction: Prediction, _store: Any, **_: Any) -> Case:
-        return Case(
-            sample_id=sample.sample_id,
-            image_id=sample.image_id,
-            question=sample.question,
-            reference=sample.answers[0],
-            answer=prediction.text,
-            correct=False,
-            panel="explain/panel.png",
-            methods={},
-        )
+    def explain(self, run: RunFolder, predictions: Sequence[Prediction], _open: Any, **_: Any) -> Explanations:
+        run.forget("explain")
+        cases = [{"answer": one.text} for one in predictions[: run.recipe.explain.samples]]
+        write_json(run.file("explain/index.json"), cases)
+        return Explanations(folder=run.file("explain"))
 
 
 @pytest.fixture
@@ -80,7 +75,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Model:
     monkeypatch.setattr(pipeline, "pictures", lambda recipe, vlm, paths, progress: Pictures())
     monkeypatch.setattr(pipeline, "write_provenance", lambda folder, vlm, progress: None)
     monkeypatch.setattr(pipeline.answering, "predictions", model.predict)
-    monkeypatch.setattr(pipeline, "explain_sample", model.explain)
+    monkeypatch.setattr(pipeline, "explain_run", model.explain)
     return model
 
 

@@ -174,7 +174,7 @@ def test_a_second_start_does_nothing_anew(finished, run_quickstart, monkeypatch)
     monkeypatch.setattr(pipeline.training, "run_stage", again)
     monkeypatch.setattr(pipeline.answering, "predictions", again)
     monkeypatch.setattr(pipeline.evaluation, "summarise", again)
-    monkeypatch.setattr(pipeline, "explain_sample", again)
+    monkeypatch.setattr(pipeline, "explain_run", again)
     folder = run_quickstart(finished.recipe.output, finished.recipe.model.layout)
     assert folder.path == finished.path
     assert contents(folder) == before

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -91,8 +92,9 @@ class Pipeline:
         assert command.startswith("radvqa")
         self._note("evaluate", run.path.name, progress)
 
-    def explain(self, run: RunFolder, *, sample_ids: Any, progress: Any) -> None:
+    def explain(self, run: RunFolder, *, sample_ids: Any, progress: Any, **_: Any) -> Any:
         self._note("explain", list(sample_ids), progress)
+        return SimpleNamespace(folder=run.file("explain"), made=1, kept=2, right=2, wrong=1, empty=())
 
     def report(self, run: RunFolder, *, progress: Any) -> Path:
         self._note("report", run.path.name, progress)

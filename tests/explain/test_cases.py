@@ -1,15 +1,32 @@
-from dataclasses import asdict
+import dataclasses
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image
 
+from radvqa.data.imaging import open_image
 from radvqa.errors import DataError
-from radvqa.explain.cases import choose, explain_sample, trace_answer
+from radvqa.explain.asked import ask
+from radvqa.explain.bundle_files import PIXELS, case_key
+from radvqa.explain.capture import Keep, trace
+from radvqa.explain.cases import (
+    ExplainedModel,
+    case_line,
+    choose,
+    explain_case,
+    generated,
+    made_from,
+    predicted,
+    written,
+)
+from radvqa.explain.maps import MapSettings
+from radvqa.explain.targets import asked_regions
 from radvqa.models.layout import PROMPT_ID
 from radvqa.models.lora import attach_lora
-from radvqa.sample import Prediction
+from radvqa.sample import Prediction, Region
 from radvqa.train.pictures import StoredPictures
+
+MODEL = ExplainedModel(name="tiny", weights="w", run="r", stage="align")
 
 
 def prediction(number, *, right=True, image="a", kind="Organ", text=None, token_ids=(9, 1)):
@@ -67,61 +84,146 @@ def explained(request, vlm):
     return vlm
 
 
-def test_the_traced_pass_is_the_one_that_predicts_the_answer(explained, samples, store):
-    """Logits of the traced rows equal those of training on this answer, whose tokens they predict."""
+def case(vlm, sample, store, *texts, methods=("raw", "rollout"), **more):
+    names = ("model", "reference", "typed")
+    answers = {name: written(vlm, text, sample, correct=None) for name, text in zip(names, texts, strict=False)}
+    pixels = store.pixels(sample.image)
+    return explain_case(vlm, sample, pixels, answers=answers, model=MODEL, methods=methods, **more)
+
+
+def test_a_case_says_what_it_shows(explained, samples, store, phantom):
     vlm, sample = explained, samples[0]
-    ids = vlm.tokenizer(sample.answers[0]).input_ids
-    trace, positions = trace_answer(vlm, sample, ids, store)
-    rows = vlm.rows([sample], answers=True)
-    batch = vlm.batch(rows)
-    with torch.no_grad():
-        expected = vlm.supervised_logits(batch, StoredPictures(store).vision(rows, update=0))
-    length = len(sample.answers[0])  # one token per letter
-    assert positions.stop - positions.start == length
-    assert batch.predicting[0].nonzero().flatten().tolist() == [*range(positions.start, positions.stop + 1)]
-    torch.testing.assert_close(trace.logits, expected[:-1], atol=1e-5, rtol=0)
-    assert trace.image_tokens == slice(0, 16)
+    manifest, arrays = case(vlm, sample, store, "left lung", "Yes", regions=phantom.regions(sample.image_id))
+    assert (manifest.key, manifest.sample_id) == (case_key(sample.sample_id), sample.sample_id)
+    assert (manifest.question, manifest.references) == (sample.question, sample.answers)
+    assert manifest.model["stage"] == "align"
+    assert (manifest.model["layers"], manifest.model["heads"]) == arrays["model/attention"].shape[1:3]
+    assert list(manifest.views) == ["model", "reference"]
+    for name, view in manifest.views.items():
+        answered = [token for token in view.tokens if token.part == "answer"]
+        assert "".join(token.text for token in answered) == view.text
+        assert arrays[f"{name}/attention"].shape[0] == len(view.tokens)
+        assert arrays[f"{name}/maps/raw"].shape == (len(answered) + 1, *vlm.image_grid)
+        assert view.logprob == pytest.approx(sum(token.logprob for token in answered))
+        assert view.confidence == pytest.approx(np.exp(view.logprob / len(answered)))
+        for record in view.maps:
+            assert len(record.tokens) == len(answered)
+            grid = arrays[f"{name}/maps/{record.method}"][-1]
+            assert (record.answer.low, record.answer.high) == (grid.min(), grid.max())
+            assert record.answer.image_mass == pytest.approx(grid.sum(), rel=1e-5)
+    image = np.asarray(open_image(sample.image))
+    assert np.array_equal(arrays[PIXELS], image[..., 0] if arrays[PIXELS].ndim == 2 else image)
+    line = case_line(manifest, group_id="g")
+    assert (line.answer, line.group_id, line.folder) == ("left lung", "g", f"cases/{manifest.key}")
+    assert set(line.facts) == {"raw", "rollout"}
 
 
-def test_one_question_s_image_tokens_see_it_only_in_its_own_layout(vlm, samples, store):
-    trace, positions = trace_answer(vlm, samples[0], vlm.tokenizer("Small").input_ids, store)
-    image_to_question = trace.fused[:, :16, 17 : positions.start + 1].sum()
-    assert bool(image_to_question > 0) == (vlm.layout == "per_question")
-
-
-def test_a_case_says_what_it_shows(explained, samples, store, phantom, tmp_path):
+def test_bytes_hold_the_attention_of_every_text_token(vlm, samples, store):
+    """Row k of the arrays is the row that predicts text token k; bos has none."""
     sample = samples[0]
-    answer = sample.answers[0].lower()
-    ids = (*explained.tokenizer(answer).input_ids, explained.tokens.eos_id)
-    answered = prediction(0, text=answer, token_ids=ids)
-    case = explain_sample(
-        explained, sample, answered, store,
-        alpha=0.5, regions=phantom.regions(sample.image_id), folder=tmp_path / "explain",
-    )  # fmt: skip
-    assert (case.sample_id, case.image_id, case.question) == (sample.sample_id, sample.image_id, sample.question)
-    assert case.panel == f"explain/{sample.sample_id}.png"
-    with Image.open(tmp_path / case.panel) as panel:
-        assert min(panel.size) > 100
-    assert set(case.methods) == {"raw attention", "rollout"}
-    for weights in case.methods.values():
-        assert set(weights) == {"image_mass", "sink_mass", "self_mass", "entropy", "specificity"}
-        assert 0 < weights["image_mass"] < 1
-    assert asdict(case)["answer"] == sample.answers[0].lower()
+    _, arrays = case(vlm, sample, store, "lung")
+    given = written(vlm, "lung", sample, correct=None)
+    asked = ask(vlm, sample, given.token_ids, torch.from_numpy(store.pixels(sample.image)))
+    found = trace(asked, Keep(text_rows=True, image_rows=True))
+    expected = found.text_rows[..., asked.image].permute(2, 0, 1, 3).numpy()
+    shown = arrays["model/attention"].reshape(expected.shape) / 255.0 * arrays["model/attention_scale"][..., None]
+    largest = expected.max(-1, keepdims=True)
+    assert (np.abs(shown[1:] - expected[1:]) <= 0.501 / 255 * largest[1:] + 1e-9).all()
+    assert not arrays["model/attention"][0].any()
+    assert not arrays["model/image_mass"][0].any()
+    np.testing.assert_allclose(arrays["model/image_mass"][1:], expected.sum(-1)[1:], rtol=1e-5)
+    # Another capture of the same rows: those that predict the answer.
+    np.testing.assert_allclose(
+        arrays["model/image_mass"][-len(given.token_ids) :],
+        found.rows[..., asked.image].sum(-1).permute(2, 0, 1).numpy(),
+        rtol=1e-5,
+    )
+    prompt = arrays["model/image_to_prompt"]
+    assert prompt.shape[-1] == asked.prompt.stop - asked.prompt.start
+    sees_question = bool(prompt[..., 1:].sum() > 0)
+    assert sees_question == (vlm.layout == "per_question")
 
 
-def test_an_empty_answer_has_nothing_to_explain(vlm, samples, store):
-    with pytest.raises(DataError, match="no answer token to explain") as caught:
-        trace_answer(vlm, samples[0], (), store)
+def test_maps_are_measured_on_the_region_asked_about(vlm, samples, store, phantom):
+    sample = next(one for one in samples if asked_regions(one, phantom.regions(one.image_id)))
+    manifest, _ = case(vlm, sample, store, "Yes", regions=phantom.regions(sample.image_id))
+    facts = manifest.views["model"].maps[0].answer
+    assert 0 < facts.area < 1
+    assert facts.enrichment == pytest.approx(facts.energy / facts.area)
+    assert any(one.asked for one in manifest.outlines)
+    assert case_line(manifest, group_id="g").asked_regions
+    # Without regions nothing is measured, and nothing else changes.
+    bare, _ = case(vlm, sample, store, "Yes")
+    facts = bare.views["model"].maps[0].answer
+    assert (facts.hit, facts.energy, facts.area, facts.enrichment) == (None, None, None, None)
+    assert bare.outlines == ()
+
+
+def test_undefined_numbers_are_none(vlm, samples, store):
+    """One token has no other token to differ from."""
+    manifest, _ = case(vlm, samples[0], store, "3")
+    (record, _) = manifest.views["model"].maps
+    assert record.answer.specificity is None
+    assert record.answer.grid_specificity is None
+
+
+def test_an_answer_that_needs_no_image_is_told(vlm, samples, store):
+    with torch.no_grad():
+        vlm.projector.linear.weight.zero_()
+        vlm.projector.linear.bias.zero_()
+        for layer in vlm.language_model.layers:
+            layer.self_attn.v_proj.weight.zero_()
+    manifest, _ = case(vlm, samples[0], store, "Yes")
+    view = manifest.views["model"]
+    assert abs(view.reliance) < 1e-4
+    assert any("as probable without the image" in one for one in view.warnings)
+
+
+def test_the_model_s_own_answer_is_token_for_token_what_it_generated(vlm, samples, store):
+    sample = samples[0]
+    rows = vlm.rows([sample], answers=False)
+    (answer,) = vlm.answer(vlm.batch(rows), StoredPictures(store).vision(rows, update=0), max_new_tokens=6)
+    found = generated(vlm, sample, store.pixels(sample.image), max_new_tokens=6)
+    assert (found.text, found.finished) == (answer.text, answer.finished)
+    assert found.token_ids == tuple(token for token in answer.token_ids if token != vlm.tokens.eos_id)
+    assert found.correct is False or answer.text in sample.answers
+    unknown = dataclasses.replace(sample, answers=())
+    assert generated(vlm, unknown, store.pixels(sample.image), max_new_tokens=2).correct is None
+
+
+def test_predictions_lose_their_end_token_only(vlm):
+    end = vlm.tokens.eos_id
+    found = predicted(prediction(0, token_ids=(9, 8, end)), vlm)
+    assert (found.token_ids, found.correct) == ((9, 8), True)
+    assert predicted(prediction(0, text="", token_ids=(end,)), vlm).token_ids == ()
+
+
+def test_an_empty_answer_has_nothing_to_explain(vlm, samples):
+    with pytest.raises(DataError, match="no tokens") as caught:
+        written(vlm, "", samples[0], correct=None)
     assert caught.value.where == samples[0].sample_id
 
 
-def test_the_generated_tokens_are_explained_not_the_text_cut_anew(vlm, samples, store):
-    """The maps belong to what was generated: its most likely token at each place, whatever its text would cut into."""
-    rows = vlm.rows(samples[:1], answers=False)
-    vision = StoredPictures(store).vision(rows, update=0)
-    (answer,) = vlm.answer(vlm.batch(rows), vision, max_new_tokens=6)
-    ids = [token for token in answer.token_ids if token != vlm.tokens.eos_id]
-    trace, _ = trace_answer(vlm, samples[0], ids, store)
-    suppressed = [vlm.tokens.image_id, vlm.tokens.bos_id]
-    trace.logits[:, suppressed] = -torch.inf
-    assert trace.logits.argmax(-1).tolist() == ids
+def test_a_case_is_made_anew_when_anything_that_it_depends_on_changes(samples):
+    sample = samples[0]
+    same = {
+        "image_sha256": "i",
+        "answer": (1, 2),
+        "model": MODEL,
+        "methods": ("raw",),
+        "settings": MapSettings(),
+        "regions": (),
+    }
+    first = made_from(sample, **same)
+    assert made_from(dataclasses.replace(sample, image=sample.image.parent / "moved.png"), **same) == first
+    others = [
+        made_from(dataclasses.replace(sample, question="Other?"), **same),
+        made_from(sample, **{**same, "image_sha256": "j"}),
+        made_from(sample, **{**same, "answer": (1, 3)}),
+        made_from(sample, **{**same, "answer": None}),
+        made_from(sample, **{**same, "model": dataclasses.replace(MODEL, weights="v")}),
+        made_from(sample, **{**same, "methods": ("raw", "rollout")}),
+        made_from(sample, **{**same, "settings": MapSettings(alpha=0.9)}),
+        made_from(sample, **{**same, "regions": (Region(label="Liver", box=(0.0, 0.0, 1.0, 1.0)),)}),
+    ]
+    assert len({first, *others}) == 1 + len(others)

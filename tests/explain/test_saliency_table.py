@@ -147,15 +147,15 @@ def test_specificity_is_of_methods_only(table: Localisation) -> None:
     assert "specificity" not in table["rows"]["label_prior"]["metrics"]
 
 
-def test_faithfulness_stands_beside_the_rest() -> None:
+def test_faithfulness_is_of_methods_and_orders_that_were_measured() -> None:
     cases = planted(images=6)
-    cases[0] = replace(cases[0], faithfulness={"oracle": {"gap": 0.4}})
-    cases[3] = replace(cases[3], faithfulness={"oracle": {"gap": 0.2}})
-    found = localisation_table(cases, methods=("oracle", "noise"), priors=PRIORS, resamples=50)
-    gap = found["rows"]["oracle"]["metrics"]["gap"]
-    assert gap["mean"] == pytest.approx(0.3)
-    assert gap["questions"] == 2
-    assert "gap" not in found["rows"]["noise"]["metrics"]
+    cases[0] = replace(cases[0], faithfulness={"oracle": {"gap": 0.4}, "random": {"gap": 0.0}, "answer": {"all": -1.0}})
+    cases[3] = replace(cases[3], faithfulness={"oracle": {"gap": 0.2}, "noise": {}})
+    found = localisation_table(cases, methods=("oracle", "noise"), priors=PRIORS, resamples=50)["faithfulness"]
+    assert list(found) == ["oracle", "noise", "random"]
+    assert found["oracle"]["gap"]["mean"] == pytest.approx(0.3)
+    assert found["oracle"]["gap"]["questions"] == 2
+    assert found["noise"] == {}
 
 
 def test_answers_that_do_not_need_the_image_are_counted(table: Localisation) -> None:

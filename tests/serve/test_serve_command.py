@@ -93,6 +93,7 @@ def test_it_serves_until_ctrl_c(run):
     finally:
         process.kill()
         process.wait()
+        process.stderr.close()
     assert process.returncode == 0
     assert "slake_0123456789ab: 12 cases" in said and "not for clinical use" in said
     assert "Traceback" not in said

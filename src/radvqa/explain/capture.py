@@ -236,8 +236,8 @@ class _Capture:
                 fix="use an uncompiled, unpatched PaliGemma of the supported transformers version",
             )
         for name, values in self.arrays.items():
-            # Sums over rows are enough: a NaN or infinity spreads into them, and they need no array of their own.
-            if not bool(values.sum(dim=-1, dtype=torch.float32).isfinite().all()):
+            # A NaN or infinity spreads into the sum of its row; one layer at a time, since sums in fp32 copy fp16.
+            if not all(bool(layer.sum(dim=-1, dtype=torch.float32).isfinite().all()) for layer in values):
                 raise ModelError(
                     "attention weights are not finite",
                     where=name,

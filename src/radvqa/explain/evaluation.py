@@ -40,6 +40,8 @@ BOUNDED: Final = frozenset({*METRICS, "specificity"} - {"enrichment"})
 NEAR_ZERO_NATS: Final = 0.1
 CHANCE: Final = "chance"
 LABEL_PRIOR: Final = "label_prior"
+ORDERS: Final = ("random", "raster")
+"""Orders of taking cells away that need no map."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +49,9 @@ class Scored:
     """One question: the maps of its answer and the priors, measured against the region asked about.
 
     ``scores``: row of the table (method or prior) → metric → value, None where undefined. ``excluded``: row → why
-    some or all of its scores are undefined (``localisation.EXCLUSIONS``). ``tags``: the strata that the question belongs to. ``specificity`` and
-    ``faithfulness`` are of methods only. ``reliance``: nats (see ``bundle.View``).
+    some or all of its scores are undefined (``localisation.EXCLUSIONS``). ``tags``: the strata that the question
+    belongs to. ``specificity`` is of methods only; ``faithfulness``: method or order → number. ``reliance``: nats (see
+    ``bundle.View``).
     """
 
     sample_id: str
@@ -110,7 +113,7 @@ class Reliance(TypedDict):
 
 
 class Localisation(TypedDict):
-    """The whole table. ``strata``: stratum → value → row → metric."""
+    """The whole table. ``strata``: stratum → value → row → metric. ``faithfulness``: method or order → number."""
 
     questions: int
     images: int
@@ -119,6 +122,7 @@ class Localisation(TypedDict):
     rows: dict[str, Row]
     differences: list[Difference]
     strata: dict[str, dict[str, dict[str, dict[str, Estimate]]]]
+    faithfulness: dict[str, dict[str, Estimate]]
     reliance: Reliance
 
 
@@ -202,7 +206,7 @@ def localisation_table(
     """
     images = [case.image_id for case in cases]
     columns = {(row, metric): _column(cases, row, metric) for row in (*methods, *priors) for metric in METRICS}
-    columns |= {(row, name): values for row in methods for name, values in _of_method(cases, row).items()}
+    columns |= {(row, "specificity"): _specificity(cases, row) for row in methods}
     estimates = _estimates(columns, images, level=level, resamples=resamples, seed=seed)
     rows: dict[str, Row] = {}
     for row in (*methods, *priors):
@@ -227,6 +231,7 @@ def localisation_table(
             name: _by_value(cases, name, (*methods, *priors), level=level, resamples=resamples, seed=seed)
             for name in strata
         },
+        "faithfulness": _faithfulness(cases, images, methods=methods, level=level, resamples=resamples, seed=seed),
         "reliance": reliance_of([case.reliance for case in cases]),
     }
 
@@ -262,13 +267,24 @@ def _column(cases: Sequence[Scored], row: str, metric: str) -> Float[np.ndarray,
     return np.array([math.nan if value is None else value for value in found], dtype=np.float64)
 
 
-def _of_method(cases: Sequence[Scored], method: str) -> dict[str, Float[np.ndarray, " n"]]:
-    """What only methods have: specificity, and what taking cells away and putting them back tells."""
-    specificity = [case.specificity.get(method) for case in cases]
-    found = {"specificity": np.array([math.nan if one is None else one for one in specificity], dtype=np.float64)}
-    for name in dict.fromkeys(name for case in cases for name in case.faithfulness.get(method, {})):
-        found[name] = np.array([case.faithfulness.get(method, {}).get(name, math.nan) for case in cases])
-    return found
+def _specificity(cases: Sequence[Scored], method: str) -> Float[np.ndarray, " n"]:
+    found = [case.specificity.get(method) for case in cases]
+    return np.array([math.nan if value is None else value for value in found], dtype=np.float64)
+
+
+def _faithfulness(
+    cases: Sequence[Scored], images: Sequence[str], *, methods: Sequence[str], level: float, resamples: int, seed: int
+) -> dict[str, dict[str, Estimate]]:
+    """What taking cells away and putting them back tells, of the methods and of orders that need no map."""
+    measured = dict.fromkeys(row for case in cases for row in case.faithfulness)
+    rows = [row for row in methods if row in measured] + [row for row in ORDERS if row in measured]
+    columns = {
+        (row, name): np.array([case.faithfulness.get(row, {}).get(name, math.nan) for case in cases])
+        for row in rows
+        for name in dict.fromkeys(name for case in cases for name in case.faithfulness.get(row, {}))
+    }
+    estimates = _estimates(columns, images, level=level, resamples=resamples, seed=seed)
+    return {row: {name: one for (of, name), one in estimates.items() if of == row} for row in rows}
 
 
 def _estimates(

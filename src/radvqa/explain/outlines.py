@@ -12,7 +12,7 @@ from radvqa.errors import DataError
 from radvqa.explain.bundle import Outline
 from radvqa.sample import Region
 
-TOLERANCE = 0.5
+TOLERANCE = 0.3
 """Pixels by which a simplified polygon may miss the mask's edge."""
 
 Polygon = tuple[tuple[float, float], ...]

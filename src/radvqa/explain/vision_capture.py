@@ -67,7 +67,7 @@ class _HeadMeans:
                 got=f"nothing from {'layers ' + str(missing) if missing else 'any layer'}",
                 fix="use an uncompiled, unpatched PaliGemma of the supported transformers version",
             )
-        if not bool(self.means.sum(dim=-1, dtype=torch.float32).isfinite().all()):
+        if not all(bool(layer.sum(dim=-1, dtype=torch.float32).isfinite().all()) for layer in self.means):
             raise ModelError(
                 "attention weights are not finite",
                 where="vision tower",

@@ -37,8 +37,7 @@ from radvqa.explain.methods import DEFAULT_METHODS
 from radvqa.models.vlm import Vlm
 from radvqa.pipeline.evaluation import prediction_file
 from radvqa.pipeline.samples import adapters_of, read_samples
-from radvqa.pipeline.stage_model import BASE as BASE
-from radvqa.pipeline.stage_model import open_stage, stage_number, stage_weights
+from radvqa.pipeline.stage_model import BASE, open_stage, stage_number, stage_weights
 from radvqa.pipeline.training import pictures
 from radvqa.recipe import Recipe
 from radvqa.records import write_json
@@ -46,6 +45,8 @@ from radvqa.report.contents import Explained
 from radvqa.run.folder import RunFolder
 from radvqa.run.progress import Progress
 from radvqa.sample import Prediction, Region, VqaSample
+
+__all__ = ["BASE", "FULL_METHODS", "QUICK_METHODS", "Explanations", "answers_of", "explain_run", "write_index"]
 
 QUICK_METHODS: Final = ("raw", "raw_value", "rollout", "rollout_90", "rollout_norm", "contrast")
 """What a run draws by itself: the methods that share one traced pass."""
@@ -87,8 +88,9 @@ def explain_run(
 ) -> Explanations:
     """Write a bundle for every sample asked for, and ``cases.jsonl`` with all that are right for these weights.
 
-    A case of the same weights, methods, settings and answer is kept. A wrong answer is explained together with the
-    reference. For the finished model, panels and ``explain/index.json`` are written for the report.
+    A case of the same weights, methods, settings and answer is kept. A wrong answer, and every one of an earlier stage,
+    is explained together with the reference. For the finished model, panels and ``explain/index.json`` are written for
+    the report.
 
     Args:
         folder: a run that is evaluated; the caller has locked it.
@@ -276,7 +278,7 @@ class _Work:
             self.vlm,
             sample,
             pixels,
-            answers=answers_of(self.vlm, sample, given),
+            answers=answers_of(self.vlm, sample, given, always_reference=prediction is None),
             model=self.model,
             methods=self.methods,
             settings=self.settings,
@@ -306,10 +308,14 @@ class _Work:
         return found
 
 
-def answers_of(vlm: Vlm, sample: VqaSample, given: Given) -> dict[ViewName, Given]:
-    """The model's answer and, where that is wrong, the reference."""
+def answers_of(vlm: Vlm, sample: VqaSample, given: Given, *, always_reference: bool = False) -> dict[ViewName, Given]:
+    """The model's answer and, where that is wrong, the reference.
+
+    ``always_reference``: for an earlier stage, whose answer differs from the finished model's: the reference is the one
+    answer on which both can be compared.
+    """
     answers: dict[ViewName, Given] = {"model": given}
-    if given.correct is False:
+    if given.correct is False or (always_reference and any(sample.answers)):
         answers["reference"] = written(vlm, sample.answers[0], sample, correct=True)
     return answers
 

@@ -8,6 +8,7 @@ from radvqa.html import Picture, data_uri, page_environment
 from radvqa.records import write_bytes, write_json, write_text
 from radvqa.report.localisation_figure import localisation_figure
 from radvqa.report.localisation_wording import (
+    FAITHFULNESS,
     NAMES,
     conclusions,
     faithfulness_names,
@@ -40,7 +41,7 @@ def write_localisation(found: Evaluation, folder: Path) -> Path:
         exclusions=EXCLUSIONS,
         conclusions=conclusions(found),
         not_shown=not_shown(),
-        faithfulness=faithfulness_names(found),
+        faithfulness={name: FAITHFULNESS[name] for name in faithfulness_names(found)},
         figure=Picture(uri=data_uri(figure, "image/png")),
         shown=value,
         limits=limits,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from radvqa.explain.evaluation import CHANCE, LABEL_PRIOR, METRICS, Difference, Estimate, Evaluation
+from radvqa.explain.evaluation import CHANCE, LABEL_PRIOR, Difference, Estimate, Evaluation
 from radvqa.report.wording import p_value, percent, points
 
 SAME_MAP: Final = 0.02
@@ -20,6 +20,17 @@ NAMES: Final[Mapping[str, str]] = {
     "specificity": "Specificity",
 }
 """Metric → heading of its column."""
+
+FAITHFULNESS: Final[Mapping[str, str]] = {
+    "gap_over_random": "nats per token by which this order beats random ones, putting in minus taking away",
+    "deletion": "area under the log-probability while the strongest cells go first, 1 = whole picture; low is good",
+    "insertion": "the same while the strongest cells are put in first; high is good",
+    "comprehensiveness@5": "nats per token lost without the strongest 5 % of cells; high is good",
+    "comprehensiveness@20": "the same for 20 %",
+    "sufficiency@5": "nats per token lost with only the strongest 5 % of cells; low is good",
+    "sufficiency@20": "the same for 20 %",
+}
+"""What is shown of the numbers of ``radvqa.explain.faithfulness``, with a line on each."""
 
 PLAIN_NUMBERS: Final = ("enrichment", "specificity")
 """Metrics that are no share; all others are printed in percent."""
@@ -151,10 +162,9 @@ def markdown(found: Evaluation) -> str:
 
 
 def faithfulness_names(found: Evaluation) -> list[str]:
-    """The columns that only methods have, specificity apart."""
-    rows = [found["table"]["rows"][method]["metrics"] for method in found["methods"]]
-    known = {*METRICS, "specificity"}
-    return list(dict.fromkeys(name for row in rows for name in row if name not in known))
+    """The numbers of faithfulness that the page shows; the file holds them all."""
+    rows = found["table"]["faithfulness"].values()
+    return [name for name in FAITHFULNESS if any(name in row for row in rows)]
 
 
 def _faithfulness_lines(found: Evaluation) -> list[str]:
@@ -162,10 +172,9 @@ def _faithfulness_lines(found: Evaluation) -> list[str]:
     if not names:
         return []
     title = f"## Faithfulness, {found['faithfulness_questions']} questions"
-    lines = ["", title, "", *_table(["Method", *names])]
-    for method in found["methods"]:
-        cells = found["table"]["rows"][method]["metrics"]
-        lines.append(_row([method, *(_plain(cells.get(name)) for name in names)]))
+    lines = ["", title, "", *_table(["Order", *names])]
+    for row, cells in found["table"]["faithfulness"].items():
+        lines.append(_row([row, *(_plain(cells.get(name)) for name in names)]))
     return lines
 
 

@@ -222,8 +222,8 @@ class _Pages:
             key = await run_in_threadpool(self.cases.live.ask, opened.series, opened.case, asked.question, asked.answer)
         except BusyError as error:
             return problem(told(error), status=503)
-        except DataError as error:
-            return problem(_without_paths(error), status=422)
+        except RadvqaError as error:
+            return problem(_without_paths(error), status=422 if isinstance(error, DataError) else 503)
         answered = await self._opened({"series": asked.series, "key": key})
         return JSONResponse(self.cases.facts(answered), status_code=201)
 

@@ -22,7 +22,9 @@ def open_live(series: Series) -> Answering:
     """Load the model of a series; takes seconds to minutes. The run is only read, and may be in use.
 
     Raises:
-        RunError: the series is not of a run, or its training is not finished.
+        RunError: the series is not of a run.
+        RecipeError: the run has no such stage.
+        TrainError: a stage is not trained.
         ModelError: the weights cannot be loaded.
     """
     if not series.is_run:
@@ -33,29 +35,19 @@ def open_live(series: Series) -> Answering:
         )
     from radvqa.data.imaging import fit
     from radvqa.explain.cases import ExplainedModel, Given, explain_case, generated, written
-    from radvqa.models.opening import open_vlm
-    from radvqa.pipeline import require_trained
-    from radvqa.pipeline.explanation import BASE, QUICK_METHODS
-    from radvqa.pipeline.subject import run_weights
+    from radvqa.pipeline.explanation import QUICK_METHODS
+    from radvqa.pipeline.stage_model import open_stage, stage_number, stage_weights
     from radvqa.run.folder import RunFolder
     from radvqa.run.progress import Progress
-    from radvqa.train.weights import load_weights
 
     folder = RunFolder.open(series.source)
     recipe = folder.recipe
-    names = [stage.name for stage in recipe.stages]
-    if series.stage not in ("", BASE, *names):
-        raise RunError("the recipe of the run has no such stage", expected=", ".join(names), got=series.stage)
-    count = len(names) if not series.stage else 0 if series.stage == BASE else names.index(series.stage) + 1
-    if count:
-        require_trained(folder)
-    vlm = open_vlm(recipe.model, say=Progress().say)
-    for index, stage in enumerate(recipe.stages[:count]):
-        load_weights(vlm, stage, folder.file(f"train/{stage.name}"), seed=recipe.seed + index)
+    number = stage_number(recipe, series.stage)
+    vlm = open_stage(folder, number, progress=Progress())
     most = recipe.evaluate.max_new_tokens
     model = ExplainedModel(
         name=vlm.name,
-        weights=run_weights(folder, vlm) if count == len(names) else f"{vlm.digest}, after stage {series.stage}",
+        weights=stage_weights(folder, vlm, number),
         run=series.run,
         stage=series.stage,
         decoding=f"greedy, at most {most} new tokens",

@@ -1,4 +1,4 @@
-"""The page in a real browser: Debian's Chromium, driven by Playwright; skipped with a reason where either is missing."""
+"""The page in a real browser: Debian's Chromium, driven by Playwright; skipped where either is missing."""
 
 import shutil
 import threading
@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -66,8 +65,8 @@ RESET = """() => {
   document.activeElement?.blur();
   const on = (id, wanted) => document.querySelector(`#${id}[aria-pressed="${!wanted}"]:not(:disabled)`)?.click();
   document.querySelector("[name=view][value=model]:not(:checked)")?.click();
-  for (const [id, wanted] of Object.entries({ overlay: true, smooth: true, outlines: true, grid: false, shared: false })) on(id, wanted);
-  on("against", false);
+  for (const id of ["overlay", "smooth", "outlines"]) on(id, true);
+  for (const id of ["grid", "shared", "against"]) on(id, false);
   const choose = (id, value) => {
     const select = document.getElementById(id);
     if (!select || select.value === value) return;

@@ -34,6 +34,7 @@ export class Matrix {
     return make("button", {
       type: "button",
       tabindex: "-1",
+      "aria-pressed": "false",
       text: layer === null && head === null ? "all" : head === null ? String(layer + 1) : layer === null ? String(head + 1) : "",
       data: { layer: String(layer ?? ""), head: String(head ?? "") },
       on: { click: () => this.choose(layer, head) },
@@ -47,6 +48,13 @@ export class Matrix {
 
   /** Colours the cells by `mass` (L * H) and marks the choice. */
   draw(mass, layer, head) {
+    if (!this.mass || mass.some((value, i) => value !== this.mass[i])) this.colour(mass);
+    this.mass = mass;
+    for (const button of this.grid.querySelectorAll("[aria-pressed=true]")) press(button, false);
+    press(this.at(layer, head), true);
+  }
+
+  colour(mass) {
     const largest = Math.max(...mass, 1e-9);
     const table = colourTable("viridis");
     for (const l of range(this.layers)) {
@@ -55,16 +63,10 @@ export class Matrix {
         const entry = 4 * Math.round((255 * value) / largest);
         const button = this.cells[l][h];
         button.style.backgroundColor = `rgb(${table[entry]}, ${table[entry + 1]}, ${table[entry + 2]})`;
-        button.setAttribute("aria-label", `layer ${l + 1}, head ${h + 1}: ${percent(value)} on the image`);
         button.title = `layer ${l + 1}, head ${h + 1}: ${percent(value)} on the image`;
       }
     }
     this.label(mass);
-    for (const button of this.grid.querySelectorAll("button")) {
-      const chosen = button === this.at(layer, head);
-      button.setAttribute("aria-pressed", String(chosen));
-      button.tabIndex = chosen ? 0 : -1;
-    }
   }
 
   label(mass) {
@@ -91,6 +93,11 @@ export class Matrix {
     this.choose(layer, head);
     this.at(layer, head).focus();
   }
+}
+
+function press(button, chosen) {
+  button.setAttribute("aria-pressed", String(chosen));
+  button.tabIndex = chosen ? 0 : -1;
 }
 
 /** One step along a header (-1, "all") and its cells; null is "all". */

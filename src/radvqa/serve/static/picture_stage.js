@@ -77,10 +77,18 @@ export class PictureStage {
 
   /** What is drawn from now on; `map` with `low`, `high` and `colours` is painted, null hides it. */
   draw({ map, low, high, colours, smooth, ...rest }) {
-    const { rows, columns } = this;
-    const painted = map && paintMap(map, { rows, columns, low, high, colours, smooth });
-    Object.assign(this.drawn, rest, { painted, smooth });
+    Object.assign(this.drawn, rest, { painted: map && this.painted([map, low, high, colours, smooth]), smooth });
     this.redraw();
+  }
+
+  /** The painted map, made anew only if one of its parts changed. */
+  painted(parts) {
+    if (!this.paintedOf?.every((part, i) => part === parts[i])) {
+      const [map, low, high, colours, smooth] = parts;
+      this.paintedMap = paintMap(map, { rows: this.rows, columns: this.columns, low, high, colours, smooth });
+      this.paintedOf = parts;
+    }
+    return this.paintedMap;
   }
 
   /** Draws in the next frame, once however often it is asked. */

@@ -1,0 +1,210 @@
+"""Every key of the case page, the help that lists them, and where keys must stay away."""
+
+import pytest
+
+SHOWN = """() => {
+  const pressed = (id) => document.getElementById(id).getAttribute("aria-pressed") === "true";
+  return {
+    overlay: pressed("overlay"), smooth: pressed("smooth"), outlines: pressed("outlines"), grid: pressed("grid"),
+    shared: pressed("shared"), invert: pressed("invert"), against: pressed("against"),
+    opacity: Number(document.getElementById("opacity").value), colours: document.getElementById("colours").value,
+    tool: document.querySelector("[name=tool]:checked").value,
+    title: document.querySelector(".legend-title").textContent,
+  };
+}"""
+
+
+def shown(case):
+    return case.page.evaluate(SHOWN)
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [("b", "smooth"), ("m", "outlines"), ("g", "grid"), ("s", "shared"), ("i", "invert"), ("o", "overlay")],
+)
+def test_switches(case, key, name):
+    before = shown(case)[name]
+    case.page.keyboard.press(key)
+    assert shown(case)[name] is not before and case.said()
+    case.page.keyboard.press(key)
+    assert shown(case)[name] is before
+
+
+def test_holding_o_is_a_look(case):
+    case.page.keyboard.down("o")
+    case.page.wait_for_timeout(500)
+    assert shown(case)["overlay"] is False
+    case.page.keyboard.up("o")
+    assert shown(case)["overlay"] is True
+
+
+def test_opacity_and_colours(case):
+    case.page.keyboard.press("]")
+    assert shown(case)["opacity"] == pytest.approx(0.65) and case.said() == "Opacity 65 %"
+    case.page.keyboard.press("[")
+    case.page.keyboard.press("[")
+    assert shown(case)["opacity"] == pytest.approx(0.45)
+    seen = []
+    for _ in range(4):
+        case.page.keyboard.press("c")
+        seen.append(shown(case)["colours"])
+    assert seen == ["viridis", "cividis", "hot", "inferno"]
+
+
+def test_view_keys(case):
+    page = case.page
+    page.keyboard.press("z")
+    assert shown(case)["tool"] == "zoom"
+    page.keyboard.press("z")
+    assert shown(case)["tool"] == "pan"
+    seen = [case.pixels()]
+    for key in ("+", "r", "h", "v", "l", "-", "="):
+        page.keyboard.press(key)
+        page.wait_for_timeout(400)
+        seen.append(case.pixels())
+        if key in "rlhv":
+            assert case.said().startswith("Picture ")
+    assert len(set(seen)) >= 6
+    page.keyboard.press("i")
+    page.keyboard.press(" ")
+    page.wait_for_timeout(400)
+    assert case.pixels() == seen[0] and shown(case)["invert"] is False
+
+
+def test_window_keys_say_that_8_bits_have_no_window(case):
+    for key in "12345":
+        case.page.keyboard.press(key)
+        assert "no Hounsfield units" in case.said()
+
+
+def test_token_layer_and_head_keys(case):
+    page = case.page
+    page.keyboard.press("ArrowRight")
+    token = shown(case)["title"]
+    assert "the whole answer" not in token
+    page.keyboard.press("ArrowLeft")
+    assert "the whole answer" in shown(case)["title"]
+    page.keyboard.press("ArrowDown")
+    assert "layer 1, all heads" in shown(case)["title"]
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press(".")
+    assert "layer 2, head 1" in shown(case)["title"]
+    page.keyboard.press(",")
+    page.keyboard.press("ArrowUp")
+    assert "layer 1, all heads" in shown(case)["title"]
+    page.keyboard.press("Escape")
+    assert shown(case)["title"].endswith(": raw")
+
+
+def test_against_the_others(case):
+    page = case.page
+    page.locator(".tokens >> nth=0 >> .token >> nth=4").click()
+    page.keyboard.press("a")
+    assert shown(case)["against"] and "against the other words" in shown(case)["title"]
+
+
+def test_patches_by_the_keyboard(case):
+    page = case.page
+    page.keyboard.press("p")
+    for key in ("ArrowDown", "ArrowRight"):
+        page.keyboard.press(key)
+    assert case.said() == "Row 10, column 10"
+    page.keyboard.press("Enter")
+    assert page.input_value("#coloured-by") == "patches" and case.said() == "1 patch chosen"
+    page.keyboard.press("Escape")
+    assert page.locator("#clear-patches").count() == 1
+    page.keyboard.press("Escape")
+    assert page.locator("#clear-patches").count() == 0
+
+
+def test_next_and_previous_case(case, case_paths):
+    page = case.page
+    for key, place in (("PageDown", 1), ("Enter", 2), ("PageUp", 1)):
+        page.keyboard.press(key)
+        page.wait_for_url(f"**{case_paths[place]}")
+        page.wait_for_selector("#stage[data-ready]")
+    page.keyboard.press("PageUp")
+    page.wait_for_url(f"**{case_paths[0]}")
+    page.wait_for_selector("#stage[data-ready]")
+    page.keyboard.press("PageUp")
+    assert case.said() == "This is the first case"
+    page.keyboard.press("x")
+    page.wait_for_url("**/compare?**")
+    page.wait_for_selector("#stage-b[data-ready]")
+
+
+def test_help_dialog_holds_the_focus_and_gives_it_back(case):
+    page = case.page
+    page.focus("#open-help")
+    page.keyboard.press("?")
+    dialog = page.locator("dialog[open]")
+    assert dialog.count() == 1
+    keys = dialog.locator("kbd").all_inner_texts()
+    for key in ["z", "+", "-", "=", "r", "l", "h", "v", "i", "space", "1", "5", "o", "[", "]", "c", "m", "g", "x", "?"]:
+        assert key in keys
+    assert {"←", "→", "↑", "↓", ",", ".", "PgDn", "Enter"} <= set(keys)
+    page.keyboard.press("g")
+    assert shown(case)["grid"] is False
+    for _ in range(6):
+        page.keyboard.press("Tab")
+        assert page.evaluate(
+            "document.activeElement === document.body || document.activeElement.closest('dialog') !== null"
+        )
+    page.keyboard.press("Escape")
+    assert page.locator("dialog[open]").count() == 0
+    assert page.evaluate("document.activeElement.id") == "open-help"
+
+
+def test_keys_stay_away_from_fields_and_buttons(case):
+    page = case.page
+    page.click("#ask-question")
+    page.keyboard.type("go = zig ?")
+    assert page.input_value("#ask-question") == "go = zig ?"
+    assert page.locator("dialog[open]").count() == 0 and shown(case)["grid"] is False
+    page.fill("#ask-question", "")
+    page.focus("#grid")
+    page.keyboard.press(" ")
+    assert shown(case)["grid"] is True
+    page.keyboard.press("Enter")
+    assert shown(case)["grid"] is False
+    page.focus("#opacity")
+    before = shown(case)["title"]
+    page.keyboard.press("ArrowRight")
+    assert shown(case)["title"] == before and shown(case)["opacity"] == pytest.approx(0.6)
+    page.keyboard.press("Control+g")
+    assert shown(case)["grid"] is False
+
+
+def test_everything_is_reached_by_tab(case):
+    """Every control takes the focus in turn and shows it."""
+    page = case.page
+    page.evaluate("document.activeElement?.blur()")
+    page.focus(".skip")
+    reached = set()
+    for _ in range(90):
+        page.keyboard.press("Tab")
+        name, outline = page.evaluate(
+            """() => {
+              const one = document.activeElement;
+              const shows = one.matches("[type=radio].unseen") ? one.parentElement : one;
+              return [one.id || one.name || one.className || one.tagName, getComputedStyle(shows).outlineStyle];
+            }"""
+        )
+        assert outline != "none" or name == "BODY", name
+        reached.add(name)
+        if name == "BODY":
+            break
+    wanted = {
+        "tool",
+        "zoom-in",
+        "rotate-left",
+        "invert",
+        "stage",
+        "contrast",
+        "overlay",
+        "opacity",
+        "colours",
+        "view",
+        "method",
+    }
+    assert wanted | {"coloured-by", "token", "ask-question", "open-help"} <= reached
