@@ -16,7 +16,7 @@ from radvqa.run.folder import RunFolder
 from radvqa.run.progress import Progress
 
 QUIET = Progress(quiet=True)
-FEW = Wanted(methods=("raw", "rollout"), limit=4, faithfulness=0, sanity=0, seed=0)
+FEW = Wanted(methods=("raw", "rollout"), limit=4, costly=4, faithfulness=0, sanity=0, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def result(run: RunFolder) -> dict[str, Any]:
 
 def test_everything_is_measured_and_written(fresh: RunFolder) -> None:
     wanted = Wanted(
-        methods=("raw", "rollout", "grad_cam", "token_occlusion"), limit=5, faithfulness=1, sanity=1, seed=0
+        methods=("raw", "rollout", "grad_cam", "token_occlusion"), limit=5, costly=0, faithfulness=1, sanity=1, seed=0
     )
     page = evaluate_saliency(fresh, wanted, progress=QUIET)
     found = result(fresh)
@@ -128,7 +128,7 @@ def test_a_method_can_be_added_later(fresh: RunFolder, monkeypatch: pytest.Monke
         return real(one, methods, **options)
 
     monkeypatch.setattr(saliency_work, "maps_of", noting)
-    more = Wanted(methods=("raw", "raw_value"), limit=4, faithfulness=0, sanity=0, seed=0)
+    more = Wanted(methods=("raw", "raw_value"), limit=4, costly=4, faithfulness=0, sanity=0, seed=0)
     evaluate_saliency(fresh, more, progress=QUIET)
     assert set(asked) == {("raw_value",)}
     assert list(result(fresh)["methods"]) == ["raw", "raw_value"]
@@ -136,7 +136,9 @@ def test_a_method_can_be_added_later(fresh: RunFolder, monkeypatch: pytest.Monke
 
 def test_another_seed_is_measured_anew(fresh: RunFolder) -> None:
     evaluate_saliency(fresh, FEW, progress=QUIET)
-    evaluate_saliency(fresh, Wanted(methods=("raw",), limit=2, faithfulness=0, sanity=0, seed=1), progress=QUIET)
+    evaluate_saliency(
+        fresh, Wanted(methods=("raw",), limit=2, costly=4, faithfulness=0, sanity=0, seed=1), progress=QUIET
+    )
     assert len([key for key in keys(fresh) if key.startswith("scores/")]) == 2
 
 

@@ -158,13 +158,16 @@ def evaluate(
     run: RunPath,
     *,
     methods: Methods = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many questions, spread over the images.")] = None,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Questions, an image in turn each.")] = 160,
+    costly: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Of these, for pixel occlusion, which takes longer than the rest.")
+    ] = 16,
     faithfulness: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Questions on which cells are taken away and put back.")
-    ] = 12,
+        int, typer.Option(min=0, metavar="N", help="Of these, on which cells are taken away and put back.")
+    ] = 8,
     sanity: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Questions on which weights, question and image are changed.")
-    ] = 4,
+        int, typer.Option(min=0, metavar="N", help="Of these, on which weights, question and image are changed.")
+    ] = 3,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of questions and of the bootstrap.")] = 0,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -185,7 +188,9 @@ def evaluate(
 
     folder.lock()
     folder.note_command(command_line())
-    wanted = Wanted(methods=tuple(names), limit=limit, faithfulness=faithfulness, sanity=sanity, seed=seed)
+    wanted = Wanted(
+        methods=tuple(names), limit=limit, costly=costly, faithfulness=faithfulness, sanity=sanity, seed=seed
+    )
     page = evaluate_saliency(folder, wanted, progress=Progress(quiet))
     from radvqa.records import read_json
 

@@ -41,7 +41,7 @@ Left = Callable[[Bool[np.ndarray, "k i"]], Float[np.ndarray, " k"]]
 
 STEPS = 16
 PERCENT = (1, 5, 10, 20, 50)
-RANDOM_ORDERS = 5
+RANDOM_ORDERS = 3
 SMALLEST_RANGE = 0.05
 """Nats per token that the whole image must be worth, or normalised areas divide noise by noise."""
 

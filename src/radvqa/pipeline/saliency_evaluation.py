@@ -35,7 +35,7 @@ from radvqa.run.provenance import digest_files
 from radvqa.sample import Prediction, VqaSample
 
 STRATA: Final = ("modality", "kind of target", "target", "target size", "answer type", "answer")
-TUNED_ON: Final = 16
+TUNED_ON: Final = 12
 """Training questions on which the cut of the maps is tuned."""
 MEASURED: Final = 1
 """Counted up when maps or scores change their meaning: what was measured before is then measured anew."""
@@ -43,10 +43,14 @@ MEASURED: Final = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What is measured: which methods, on how many questions (all that have a target, if None), and from which seed."""
+    """What is measured: which methods, on how many questions, and from which seed.
+
+    ``limit`` is of questions that have a target, None for all; ``costly``: of these, those for the costly methods.
+    """
 
     methods: tuple[str, ...]
     limit: int | None
+    costly: int
     faithfulness: int
     sanity: int
     seed: int
@@ -99,7 +103,15 @@ def evaluate_saliency(folder: RunFolder, wanted: Wanted, *, progress: Progress) 
         "seed": wanted.seed,
     }
     with _journal(own / "scores.jsonl", setup, progress=progress) as journal:
-        work = SaliencyWork(vlm, store, journal, methods=wanted.methods, seed=wanted.seed, progress=progress)
+        work = SaliencyWork(
+            vlm,
+            store,
+            journal,
+            methods=wanted.methods,
+            costly=wanted.costly,
+            seed=wanted.seed,
+            progress=progress,
+        )
         thresholds = work.tune(tuned_on, priors, trained_as="train", evaluated_as=split)
         answers = {one.sample.sample_id: _answer(predictions[one.sample.sample_id], vlm) for one in chosen}
         scored = work.score(chosen, answers, predictions, priors, thresholds)

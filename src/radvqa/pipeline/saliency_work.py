@@ -31,9 +31,17 @@ Grid = Float[np.ndarray, "r c"]
 Entry = dict[str, Any]
 Answers = Mapping[str, tuple[int, ...]]
 
+COSTLY = frozenset({"pixel_occlusion"})
+"""Methods that take longer than all the others together: they are measured on fewer questions."""
+COSTLY_TUNED_ON = 6
+COSTLY_CHECKED_ON = 1
+
 
 class SaliencyWork:
-    """What is computed question by question, each kept in the journal."""
+    """What is computed question by question, each kept in the journal.
+
+    ``costly``: the number of questions that the methods of ``COSTLY`` are scored on.
+    """
 
     def __init__(
         self,
@@ -42,11 +50,13 @@ class SaliencyWork:
         journal: Journal,
         *,
         methods: Sequence[str],
+        costly: int,
         seed: int,
         progress: Progress,
     ) -> None:
         self._vlm, self._store, self._journal = vlm, store, journal
-        self._methods, self._seed, self._progress = tuple(methods), seed, progress
+        self._methods, self._costly, self._seed, self._progress = tuple(methods), costly, seed, progress
+        self._seen: dict[tuple[str, str], Grid] = {}
 
     def tune(
         self, aimed: Sequence[Aimed], priors: Priors, *, trained_as: str, evaluated_as: str
@@ -57,18 +67,19 @@ class SaliencyWork:
             answer = self._vlm.question(one.sample, answer=True).answer[:-1]
             return {name: grid.round(9).tolist() for name, grid in self._maps(one.sample, answer, methods).items()}
 
-        entries = self._each("tune", aimed, maps, title="maps of training questions")
-        cases: dict[str, list[tuple[Grid, Grid]]] = {
-            name: [(np.array(entries[one.sample.sample_id][name]), one.coverage) for one in aimed]
-            for name in self._methods
-        }
+        most = min(self._costly, COSTLY_TUNED_ON)
+        entries = self._each("tune", aimed, maps, title="maps of training questions", costly=most)
+        cases: dict[str, list[tuple[Grid, Grid]]] = {name: [] for name in self._methods}
+        for one in aimed:
+            for name, grid in entries[one.sample.sample_id].items():
+                cases.setdefault(name, []).append((np.array(grid), one.coverage))
         for name in (one for one in PRIORS if one != "chance"):
             cases[name] = [(_prior_map(priors, name, one), one.coverage) for one in aimed]
         found: dict[str, float | None] = {}
         for name, some in cases.items():
             try:
                 found[name] = fit_threshold(some, fitted_on=trained_as, evaluated_on=evaluated_as)
-            except DataError:  # no map of this row can be cut
+            except DataError:  # no map of this row can be cut, which the table tells as "n/a"
                 found[name] = None
         return found
 
@@ -92,11 +103,12 @@ class SaliencyWork:
                 }
             }
             for name, of in maps.items():
+                self._seen[one.sample.sample_id, name] = of.answer.grid
                 scored = localisation_scores(of.answer.grid, one.coverage, threshold=thresholds[name])
                 found[name] = _entry(scored) | {"specificity": _known(of.answer.grid_specificity)}
             return found
 
-        entries = self._each("scores", aimed, scores, title="maps")
+        entries = self._each("scores", aimed, scores, title="maps", costly=self._costly)
         for one in aimed:
             for name in PRIORS:
                 scored = priors.scores(
@@ -118,24 +130,23 @@ class SaliencyWork:
 
         def measured(one: Aimed, methods: Sequence[str]) -> Entry:
             asked = self._asked(one.sample, answers[one.sample.sample_id])
-            grids = {name: found.answer.grid for name, found in maps_of(asked, methods, tokens=False).items()}
-            return dict(faithfulness(asked, grids, seed=self._seed))
+            return dict(faithfulness(asked, self._originals(one, answers, methods), seed=self._seed))
 
-        self._each("faithfulness", aimed, measured, title="faithfulness")
+        self._each("faithfulness", aimed, measured, title="faithfulness", costly=self._costly)
 
     def check(self, aimed: Sequence[Aimed], others: Sequence[Aimed], answers: Answers) -> list[Checked]:
         """The sanity checks of every method, one for each sample."""
 
         def checks(one: Aimed, methods: Sequence[str]) -> Entry:
             answer = answers[one.sample.sample_id]
-            original = self._maps(one.sample, answer, methods)
+            original = self._originals(one, answers, methods)
             blocks = weight_randomisation(
                 self._vlm,
                 lambda: self._maps(one.sample, answer, methods),
                 original=original,
                 seed=self._seed,
             )
-            question, image = _strangers(one.sample, [other.sample for other in others])
+            question, image = _strangers(one, others)
             questions = compared(original, self._maps(one.sample, answer, methods, question=question))
             images = compared(original, self._maps(one.sample, answer, methods, image=image))
             return {
@@ -147,18 +158,9 @@ class SaliencyWork:
                 for name in original
             }
 
-        entries = self._each("sanity", aimed, checks, title="sanity checks")
-        return [
-            Checked(
-                blocks={
-                    name: {block: _likeness(pair) for block, pair in entry[name]["blocks"].items()}
-                    for name in self._methods
-                },
-                wrong_question={name: _likeness(entry[name]["wrong_question"]) for name in self._methods},
-                wrong_image={name: _likeness(entry[name]["wrong_image"]) for name in self._methods},
-            )
-            for entry in entries.values()
-        ]
+        most = min(self._costly, COSTLY_CHECKED_ON)
+        entries = self._each("sanity", aimed, checks, title="sanity checks", costly=most)
+        return [_checked(found, self._methods) for found in entries.values()]
 
     def found(self, step: str, one: Aimed) -> Entry:
         """What the journal holds of a question; nothing if this was not measured on it."""
@@ -172,10 +174,19 @@ class SaliencyWork:
         compute: Callable[[Aimed, Sequence[str]], Entry],
         *,
         title: str,
+        costly: int,
     ) -> dict[str, Entry]:
-        """Sample id → what ``compute`` finds for the methods that the journal lacks, and what it has."""
+        """Sample id → what ``compute`` finds for the methods that the journal lacks, and what it has.
+
+        Costly methods are done for the first ``costly`` questions.
+        """
         missing = {
-            one.sample.sample_id: [name for name in self._methods if name not in self.found(step, one)] for one in aimed
+            one.sample.sample_id: [
+                name
+                for name in self._methods
+                if name not in self.found(step, one) and (place < costly or name not in COSTLY)
+            ]
+            for place, one in enumerate(aimed)
         }
         done = sum(not some for some in missing.values())
         entries: dict[str, Entry] = {}
@@ -206,6 +217,14 @@ class SaliencyWork:
         found = maps_of(self._asked(shown, answer, image=image), methods, tokens=False)
         return {name: one.answer.grid for name, one in found.items()}
 
+    def _originals(self, one: Aimed, answers: Answers, methods: Sequence[str]) -> dict[str, Grid]:
+        """The maps by the real weights; those that this process has made are not made again."""
+        key = one.sample.sample_id
+        if missing := [name for name in methods if (key, name) not in self._seen]:
+            made = self._maps(one.sample, answers[key], missing)
+            self._seen |= {(key, name): grid for name, grid in made.items()}
+        return {name: self._seen[key, name] for name in methods}
+
 
 def scored_of(one: Aimed, found: Entry, faithful: Mapping[str, Mapping[str, float]]) -> Scored:
     """What was found of a question, as a line for the table."""
@@ -235,26 +254,36 @@ def _prior_map(priors: Priors, name: str, one: Aimed) -> Grid:
     )
 
 
-def _strangers(sample: VqaSample, others: Sequence[VqaSample]) -> tuple[str, Path]:
-    """Another question, of the same image where there is one, and another image.
+def _strangers(one: Aimed, others: Sequence[Aimed]) -> tuple[str, Path]:
+    """A question about other regions, of the same image where there is one, and another image.
 
     Raises:
-        DataError: all questions are the same, or all about one image.
+        DataError: all questions are about the same regions, or about one image.
     """
+    image = one.sample.image_id
     questions = sorted(
-        (other.image_id != sample.image_id, place, other.question)
+        (other.sample.image_id != image, place, other.sample.question)
         for place, other in enumerate(others)
-        if other.question != sample.question
+        if not set(other.labels) & set(one.labels) and other.sample.question != one.sample.question
     )
-    images = [other.image for other in others if other.image_id != sample.image_id]
+    images = [other.sample.image for other in others if other.sample.image_id != image]
     if not questions or not images:
         raise DataError(
-            "the sanity checks need another question and another image",
-            where=sample.sample_id,
-            expected="questions about two images at least",
+            "the sanity checks need a question about something else, and another image",
+            where=one.sample.sample_id,
+            expected="questions about two regions and two images at least",
             fix="raise --limit, or leave the checks out with --sanity 0",
         )
     return questions[0][2], images[0]
+
+
+def _checked(found: Entry, methods: Sequence[str]) -> Checked:
+    some = [name for name in methods if name in found]
+    return Checked(
+        blocks={name: {block: _likeness(pair) for block, pair in found[name]["blocks"].items()} for name in some},
+        wrong_question={name: _likeness(found[name]["wrong_question"]) for name in some},
+        wrong_image={name: _likeness(found[name]["wrong_image"]) for name in some},
+    )
 
 
 def _entry(found: Localisation) -> Entry:

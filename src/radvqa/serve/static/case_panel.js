@@ -42,6 +42,7 @@ export class CasePanel {
     const asked = make("div", {});
     drawAsk(asked, { series: manifest.series, key: manifest.key, live: manifest.live, answered: act.answered });
     fill(element,
+      askedHere(manifest),
       block("Answer", this.views.element, this.answer, make("p", { class: "soft" }, make("span", { text: "Reference: " }), manifest.references.join(" · ") || "none"), this.numbers, this.warnings),
       block("Tokens", this.colouredBy.element, make("h3", { text: "Question" }), this.question, make("h3", { text: "Answer" }), this.answerTokens,
         make("div", { class: "row" }, this.whole, this.contrast), this.patches),
@@ -133,6 +134,12 @@ function relianceOf({ tokens }, maps) {
 }
 
 const block = (title, ...children) => make("section", { class: "block" }, make("h2", { text: title }), ...children);
+
+function askedHere({ asked_of: original, series }) {
+  if (!original) return null;
+  return make("p", { class: "warning" }, "Asked on this page, kept until the server stops. ",
+    make("a", { href: `/case/${encodeURIComponent(series)}/${encodeURIComponent(original)}`, text: "Back to the case" }));
+}
 
 function reasons({ signatures, reasons: words = {} }) {
   if (!signatures?.length) return null;

@@ -1,6 +1,7 @@
 // The picture with what is drawn over it, as one part that the case and the compare page share.
 
 import { make } from "./dom.js";
+import { announce } from "./announce.js";
 import { Viewer } from "./viewer.js";
 import { drawOverlay, paintMap } from "./overlay.js";
 import { pictureAddress } from "./cases_api.js";
@@ -58,12 +59,12 @@ export class PictureStage {
     Object.assign(this, { wanted: window, inverted });
     this.applyWindow();
     clearTimeout(this.timer);
-    if (isHounsfield(this.picture)) this.timer = setTimeout(() => this.fetchWindow(window), SERVER_WINDOW_MS);
+    if (isHounsfield(this.picture)) this.timer = setTimeout(() => this.fetchWindow(window).catch((error) => announce(error.message)), SERVER_WINDOW_MS);
   }
 
   async fetchWindow(window) {
     if (window.center === this.shownWindow.center && window.width === this.shownWindow.width) return;
-    await this.viewer.show(this.address(window));
+    if (!(await this.viewer.show(this.address(window)))) return;
     this.shownWindow = window;
     this.applyWindow();
   }

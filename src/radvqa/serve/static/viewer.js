@@ -49,25 +49,31 @@ export class Viewer {
     this.middleDrag(windowed);
   }
 
-  /** Shows the picture of an address; settles when it is on the screen. Keeps zoom and place. */
+  /** Shows the picture of an address in place of the last, same zoom and place. False: a later one was asked for. */
   show(address) {
+    this.turn = (this.turn ?? 0) + 1;
+    const { turn } = this;
     return new Promise((resolve, reject) => {
-      const replaced = this.osd.world.getItemAt(0);
       this.osd.addTiledImage({
         tileSource: { type: "image", url: address, buildPyramid: false },
         success: ({ item }) => {
-          const done = () => {
-            if (replaced) this.osd.world.removeItem(replaced);
-            else this.osd.viewport.goHome(true);
-            this.moved();
-            resolve();
-          };
+          const done = () => resolve(this.settle(item, turn === this.turn));
           if (item.getFullyLoaded()) done();
           else item.addOnceHandler("fully-loaded-change", done);
         },
         error: (event) => reject(new Error(`The picture cannot be shown: ${event.message}`)),
       });
     });
+  }
+
+  /** Keeps a loaded picture alone if it is still wanted, or else takes it away. */
+  settle(item, wanted) {
+    const { world, viewport } = this.osd;
+    const all = Array.from({ length: world.getItemCount() }, (_, i) => world.getItemAt(i));
+    if (wanted && all.length === 1) viewport.goHome(true);
+    for (const one of wanted ? all.filter((other) => other !== item) : [item]) world.removeItem(one);
+    this.moved();
+    return wanted;
   }
 
   /** From pixels of the picture to CSS pixels of the canvas. */
