@@ -62,7 +62,7 @@ def test_insertion_is_deletion_from_the_other_end():
 
 def test_the_order_of_true_worth_has_the_largest_gap():
     weights = np.random.default_rng(2).random(CELLS)
-    maps = {f"m{seed}": np.random.default_rng(seed).random(GRID) for seed in range(20)}
+    maps = {f"m{seed}": np.random.default_rng(seed).random(GRID) for seed in range(100, 120)}
     found = measured({"true": weights.reshape(GRID), **maps}, left=lambda left: left @ weights)
     assert all(found["true"]["gap"] > found[name]["gap"] for name in maps)
 

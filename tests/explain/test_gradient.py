@@ -1,11 +1,11 @@
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 
 from radvqa.errors import RecipeError
 from radvqa.explain import recording
 from radvqa.explain.asked import answer_ids, answer_logprobs, ask
 from radvqa.explain.gradient import chefer, gradient_maps, gradient_of_attention, shares
+from radvqa.models.lora import attach_lora
 
 
 def asked_of(vlm, sample, store, answer="left"):
@@ -23,7 +23,9 @@ def eager(asked, weights):
     logprobs = output.logits[0, asked.rows].log_softmax(-1)
     y = (logprobs[torch.arange(len(asked.answer_ids)), list(asked.answer_ids)] * torch.tensor(weights)).sum()
     of_embeddings, *of_attention = torch.autograd.grad(y, [embeddings, *output.attentions])
-    weighted = [(one[0] * of[0]).relu().mean(0).detach() for one, of in zip(output.attentions, of_attention)]
+    weighted = [
+        (one[0] * of[0]).relu().mean(0).detach() for one, of in zip(output.attentions, of_attention, strict=True)
+    ]
     return embeddings.detach()[0], of_embeddings[0], weighted
 
 
@@ -155,8 +157,17 @@ def test_nothing_is_left_behind_also_after_an_error(per_question, samples, store
 def test_adapters_in_training_neither_change_maps_nor_collect_gradients(shared_image, samples, store):
     asked = asked_of(shared_image, samples[0], store)
     expected = gradient_maps(asked)
-    adapters = LoraConfig(r=2, lora_dropout=0.5, target_modules=["q_proj", "v_proj", "o_proj"])
-    shared_image.network = get_peft_model(shared_image.network, adapters)
+    attach_lora(
+        shared_image,
+        rank=2,
+        alpha=2.0,
+        dropout=0.5,
+        targets="attention",
+        parts=["language_model"],
+        base_name="tiny",
+        revision=None,
+        seed=0,
+    )
     shared_image.network.train()
     before = state(shared_image)
     found = gradient_maps(asked)

@@ -1,8 +1,10 @@
+from dataclasses import fields
+
 import pytest
 import torch
 
 from radvqa.errors import ModelError, RecipeError
-from radvqa.explain.asked import answer_ids, answer_logprobs, ask
+from radvqa.explain.asked import Asked, answer_ids, answer_logprobs, ask
 from radvqa.explain.occlusion import average_drop, filling, occlusion_map, scorer, visual_reliance, windows
 from radvqa.explain.text_pass import TextPass, visible
 from radvqa.models.layout import additive_mask
@@ -65,21 +67,39 @@ def test_a_cell_shares_what_its_windows_lose():
     assert drops[0, [0, 5, 6, 10, 15]].tolist() == pytest.approx([3.0, 3.0, 1.5, 0.75, 0.0])
 
 
+class Apart(Asked):
+    """Image positions see each other only, so that nothing of the text can reach them."""
+
+    def allowed(self):
+        mask = visible(self.batch).clone()
+        mask[:, self.image, self.text] = False
+        return mask
+
+    def inputs(self, **variants):
+        inputs = super().inputs(**variants)
+        inputs.pop("token_type_ids", None)
+        return {**inputs, "attention_mask": additive_mask(self.allowed(), torch.float32)}
+
+
 def test_hiding_from_the_text_is_a_mask_on_text_rows(asked, hidden):
-    """Exact where image positions do not see the text; elsewhere where nothing is hidden, or everything."""
-    found = TextPass(asked).logprobs(hidden, batch_size=4)
-    allowed = visible(asked.batch).repeat(len(hidden), 1, 1)
-    allowed[:, asked.text, asked.image] &= ~hidden[:, None, :]
+    apart = Apart(**{one.name: getattr(asked, one.name) for one in fields(asked)})
+    found = TextPass(apart).logprobs(hidden, batch_size=4)
+    mask = apart.allowed().repeat(len(hidden), 1, 1)
+    mask[:, asked.text, asked.image] &= ~hidden[:, None, :]
     inputs = asked.inputs(hidden=hidden)
     inputs.pop("token_type_ids", None)
-    inputs["attention_mask"] = additive_mask(allowed, torch.float32)
+    inputs["attention_mask"] = additive_mask(mask, torch.float32)
     with torch.no_grad():
         logits = asked.vlm.network(**inputs).logits[:, asked.rows]
     expected = logits.log_softmax(-1)[:, torch.arange(4), list(asked.answer_ids)]
-    exact = slice(None) if asked.vlm.layout == "shared_image" else slice(2)
-    torch.testing.assert_close(found[exact], expected[exact], atol=1e-5, rtol=0)
-    torch.testing.assert_close(found[:2], answer_logprobs(asked, hidden=hidden[:2]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     assert (found[2:] - found[:1]).abs().max() > 0.01
+
+
+def test_with_nothing_or_everything_hidden_the_text_pass_is_the_whole_pass(asked, hidden):
+    torch.testing.assert_close(
+        TextPass(asked).logprobs(hidden[:2]), answer_logprobs(asked, hidden=hidden[:2]), atol=1e-5, rtol=0
+    )
 
 
 def test_hidden_positions_cannot_change_what_the_text_reads(asked, hidden):
@@ -97,7 +117,8 @@ def test_reliance_is_what_the_answer_loses_without_the_image(asked):
 
 
 @pytest.mark.parametrize(
-    "how", [{"hidden_from": "text"}, {"hidden_from": "everything"}, {"kind": "pixel"}, {"kind": "pixel", "fill": "mean"}]
+    "how",
+    [{"hidden_from": "text"}, {"hidden_from": "everything"}, {"kind": "pixel"}, {"kind": "pixel", "fill": "mean"}],
 )
 def test_maps_of_tokens_add_up_to_the_answers_map(asked, how):
     maps = occlusion_map(asked, window=2, stride=2, targets=(None, 0, 1, 2, 3), **how)
@@ -134,12 +155,16 @@ def test_fills_keep_the_brightness_and_drop_the_detail(pixels):
         filling(pixels, flat[:28])
 
 
-def test_modes_stay_as_they_were(per_question, samples, pixels):
+def test_dropout_takes_no_part_and_modes_stay_as_they_were(per_question, samples, pixels):
     asked = ask(per_question, samples[0], answer_ids(per_question, "left", where="here"), pixels)
+    ways = ({}, {"hidden_from": "everything"}, {"kind": "pixel"})
+    expected = [occlusion_map(asked, window=2, **how) for how in ways]
+    for layer in per_question.base.model.language_model.layers:
+        layer.self_attn.attention_dropout = 0.5
     per_question.network.train()
     per_question.vision_encoder.eval()
     before = [module.training for module in per_question.network.modules()]
-    for how in ({}, {"hidden_from": "everything"}, {"kind": "pixel"}):
-        occlusion_map(asked, window=2, stride=2, **how)
+    for how, one in zip(ways, expected, strict=True):
+        assert torch.equal(occlusion_map(asked, window=2, **how), one)
     visual_reliance(asked)
     assert [module.training for module in per_question.network.modules()] == before

@@ -8,8 +8,9 @@ import pytest
 from jaxtyping import Float
 
 from radvqa.evaluate.multiplicity import holm
-from radvqa.explain.evaluation import Localisation, Scored, chance_auprc, localisation_table, reliance_of
+from radvqa.explain.evaluation import chance_auprc, localisation_table, reliance_of
 from radvqa.explain.localisation import chance_scores, localisation_scores
+from radvqa.explain.measured import Localisation, Scored
 
 Grid = Float[np.ndarray, "r c"]
 METHODS = ("oracle", "noise", "constant")

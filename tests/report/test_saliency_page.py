@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from html_page import Page
 
-from radvqa.explain.evaluation import Evaluation, Scored, localisation_table
+from radvqa.explain.evaluation import localisation_table
+from radvqa.explain.measured import Evaluation, Scored
 from radvqa.report.localisation import write_localisation
 from radvqa.report.localisation_wording import conclusions, markdown
 

@@ -277,7 +277,9 @@ def _named(given: str | None) -> list[str]:
 def _rows(table: dict[str, Any]) -> list[tuple[str, ...]]:
     """The table of an evaluation in few columns."""
     shown = {"hit": 100, "energy": 100, "enrichment": 1, "auprc": 100, "iou_tuned": 100}
-    rows = [("row", "hit %", "95 % interval", "energy %", "enrichment", "AUPRC %", "IoU tuned %", "questions")]
+    rows: list[tuple[str, ...]] = [
+        ("row", "hit %", "95 % interval", "energy %", "enrichment", "AUPRC %", "IoU tuned %", "questions")
+    ]
     for name, row in table["rows"].items():
         hit = row["metrics"]["hit"]
         means = {

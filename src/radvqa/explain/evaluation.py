@@ -6,8 +6,6 @@ The image is the unit of sampling: questions about one image share its target an
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final, TypedDict
 
 import numpy as np
 from jaxtyping import Float
@@ -22,160 +20,22 @@ from radvqa.evaluate.statistics import (
     least_share_alike,
     percentile_limits,
 )
-
-METRICS: Final = {
-    "hit": "pointing game: the strongest cell lies on the target",
-    "hit@1": "the strongest cell lies on the target or next to it",
-    "energy": "share of the map that lies on the target",
-    "enrichment": "energy over the target's share of the picture; 1 is chance",
-    "auprc": "area under the precision-recall curve of the cells",
-    "rra": "of the strongest cells, as many as the target has, the share on the target",
-    "iou_otsu": "overlap with the target, map cut by Otsu's rule",
-    "iou_tuned": "overlap with the target, map cut where it was best on training images",
-    "iou_area": "overlap with the target, of the strongest cells, as many as the target has",
-}
-TESTED: Final = ("hit", "energy", "auprc")
-BY_STRATUM: Final = ("hit", "enrichment", "auprc")
-BOUNDED: Final = frozenset({*METRICS, "specificity"} - {"enrichment"})
-NEAR_ZERO_NATS: Final = 0.1
-CHANCE: Final = "chance"
-LABEL_PRIOR: Final = "label_prior"
-ORDERS: Final = ("random", "raster")
-"""Orders of taking cells away that need no map."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scored:
-    """One question: the maps of its answer and the priors, measured against the region asked about.
-
-    ``scores``: row of the table (method or prior) → metric → value, None where undefined. ``excluded``: row → why
-    some or all of its scores are undefined (``localisation.EXCLUSIONS``). ``tags``: the strata that the question
-    belongs to. ``specificity`` is of methods only; ``faithfulness``: method or order → number. ``reliance``: nats (see
-    ``bundle.View``).
-    """
-
-    sample_id: str
-    image_id: str
-    area: float
-    reliance: float
-    scores: Mapping[str, Mapping[str, float | None]]
-    excluded: Mapping[str, str] = field(default_factory=dict)
-    specificity: Mapping[str, float | None] = field(default_factory=dict)
-    faithfulness: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    tags: Mapping[str, str] = field(default_factory=dict)
-
-
-class Estimate(TypedDict):
-    """A mean with its interval; None where undefined. ``images`` and ``questions`` are those that count."""
-
-    mean: float | None
-    low: float | None
-    high: float | None
-    images: int
-    questions: int
-
-
-class Row(TypedDict):
-    """One method or prior. ``excluded``: reason → questions."""
-
-    kind: str
-    metrics: dict[str, Estimate]
-    excluded: dict[str, int]
-
-
-class Difference(TypedDict):
-    """A method minus a reference on the questions that both are scored on.
-
-    ``low`` and ``high`` are at the level that Holm's method leaves to this comparison, so they exclude 0 where
-    ``adjusted_p`` tells a difference. ``verdict``: ``above``, ``below`` or ``""``.
-    """
-
-    method: str
-    reference: str
-    metric: str
-    difference: float
-    low: float | None
-    high: float | None
-    p: float | None
-    adjusted_p: float | None
-    verdict: str
-    images: int
-    questions: int
-
-
-class Reliance(TypedDict):
-    """Of all questions, how many answers are hardly more (or less) probable with the image than without."""
-
-    questions: int
-    near_zero: float | None
-    near_zero_nats: float
-    median: float | None
-
-
-class Localisation(TypedDict):
-    """The whole table. ``strata``: stratum → value → row → metric. ``faithfulness``: method or order → number."""
-
-    questions: int
-    images: int
-    level: float
-    median_area: float | None
-    rows: dict[str, Row]
-    differences: list[Difference]
-    strata: dict[str, dict[str, dict[str, dict[str, Estimate]]]]
-    faithfulness: dict[str, dict[str, Estimate]]
-    reliance: Reliance
-
-
-class MeanLikeness(TypedDict):
-    """Mean rank correlation and structural similarity to the real map; None where no pair of maps defines them."""
-
-    spearman: float | None
-    ssim: float | None
-    questions: int
-
-
-class SanityRow(TypedDict):
-    """One method. ``blocks``: randomised so far → likeness. ``survives_…``: the map hardly changes all the same."""
-
-    blocks: dict[str, MeanLikeness]
-    wrong_question: MeanLikeness
-    wrong_image: MeanLikeness
-    survives_weights: bool | None
-    survives_question: bool | None
-    survives_image: bool | None
-
-
-class Sanity(TypedDict):
-    """The sanity checks of all methods, on so many questions."""
-
-    questions: int
-    methods: dict[str, SanityRow]
-
-
-class Evaluation(TypedDict):
-    """``localisation.json``: what was measured, on what, and how.
-
-    ``methods`` and ``priors``: name → what it is. ``left_out``: why questions take no part → how many.
-    ``thresholds``: row → share of a map's maximum at which it is cut for ``iou_tuned``, found on ``tuned_on`` training
-    questions; None where none was found. ``priors_fitted_on``: training targets.
-    """
-
-    subject: str
-    dataset: str
-    split: str
-    weights: str
-    seed: int
-    limit: int | None
-    grid: tuple[int, int]
-    methods: dict[str, str]
-    priors: dict[str, str]
-    left_out: dict[str, int]
-    thresholds: dict[str, float | None]
-    tuned_on: int
-    priors_fitted_on: int
-    faithfulness_questions: int
-    table: Localisation
-    sanity: Sanity | None
+from radvqa.explain.measured import (
+    BOUNDED,
+    BY_STRATUM,
+    CHANCE,
+    LABEL_PRIOR,
+    METRICS,
+    NEAR_ZERO_NATS,
+    ORDERS,
+    TESTED,
+    Difference,
+    Estimate,
+    Localisation,
+    Reliance,
+    Row,
+    Scored,
+)
 
 
 def localisation_table(

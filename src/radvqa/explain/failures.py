@@ -13,7 +13,7 @@ from typing import Final, Literal, TypedDict
 
 from radvqa.evaluate.normalise import normalise_answer
 from radvqa.explain.bundle import CaseLine
-from radvqa.explain.evaluation import NEAR_ZERO_NATS
+from radvqa.explain.measured import NEAR_ZERO_NATS
 
 Signature = Literal[
     "wrong_and_confident",

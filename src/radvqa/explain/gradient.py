@@ -60,9 +60,11 @@ def gradient_maps(
     layers = tape.whole()
     found: dict[tuple[float, ...], dict[str, Tensor]] = {}
     for weights in dict.fromkeys(plan.weights):
-        y = logprobs @ logprobs.new_tensor(weights)
         of_embeddings, *of_outputs = torch.autograd.grad(
-            y, [embeddings, *(layer.output for layer in layers)], retain_graph=True
+            logprobs,
+            [embeddings, *(layer.output for layer in layers)],
+            grad_outputs=logprobs.new_tensor(weights),
+            retain_graph=True,
         )
         if not all(bool(one.isfinite().all()) for one in (of_embeddings, *of_outputs)):
             raise ModelError(

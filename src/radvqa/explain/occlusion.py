@@ -31,6 +31,7 @@ Score = Callable[[Bool[Tensor, "k i"]], Float[Tensor, "k t"]]
 WINDOW, STRIDE = 4, 2
 """Cells. On a 16 x 16 grid 49 windows, each a sixteenth of the picture."""
 
+
 _TOWER_BATCH = 8
 
 
@@ -39,7 +40,7 @@ def occlusion_map(
     *,
     kind: Kind = "token",
     window: int = WINDOW,
-    stride: int = STRIDE,
+    stride: int | None = None,
     targets: Sequence[int | None] = (None,),
     hidden_from: HiddenFrom = "text",
     fill: Fill = "blur",
@@ -53,7 +54,8 @@ def occlusion_map(
         asked: question and answer.
         kind: what is taken away, see the module.
         window: side of a window in cells of the image grid.
-        stride: cells from one window to the next; the last window of a line ends at the border.
+        stride: cells from one window to the next; the last window of a line ends at the border. Left out, it is half
+            the window for ``token`` and, since every window costs a whole pass, the window itself for ``pixel``.
         targets: an answer token by its number, or None for the whole answer (the sum over its tokens).
         hidden_from: with ``token``: whether the ``text`` alone cannot read the positions (image states stay those of
             the whole picture: a tenth of the time) or ``everything``, other image positions included.
@@ -65,6 +67,8 @@ def occlusion_map(
     """
     score = scorer(asked, kind=kind, hidden_from=hidden_from, fill=fill)
     grid = asked.vlm.image_grid
+    if stride is None:
+        stride = window if kind == "pixel" else max(1, window // 2)
     drops = average_drop(score, windows(grid, window=window, stride=stride).to(asked.vlm.device))
     return torch.stack([_of_target(drops, target) for target in targets])
 

@@ -119,23 +119,39 @@ def attention_rows(
     batch, heads, _, width = query.shape
     key_heads, columns = key.shape[1], key.shape[2]
     scale = width**-0.5 if scaling is None else scaling
-    grouped = (query[:, :, queries].float() * scale).reshape(batch, key_heads, -1, width)
-    # An outer autocast would round the product; in here everything is fp32.
-    with torch.autocast(query.device.type, enabled=False):
-        scores = grouped @ key.float().transpose(-1, -2)
-    scores = scores.view(batch, heads, -1, columns)
+    grouped = query[:, :, queries].reshape(batch, key_heads, -1, width)
+    scores = (_products(grouped, key) * scale).view(batch, heads, -1, columns)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     if mask is None:
         return scores.softmax(dim=-1)
-    mask = mask[:, :, queries, :columns]
+    # One addition in place: every further pass over the scores costs as much as a third of their product.
+    lowest = torch.finfo(torch.float32).min
+    added = _additive(mask[:, :, queries, :columns], lowest)
+    scores += added
+    weights = scores.softmax(dim=-1)
+    empty = (added == lowest).all(dim=-1, keepdim=True)
+    return weights.masked_fill(empty, 0.0) if bool(empty.any()) else weights
+
+
+def _products(grouped: Float[Tensor, "b K q d"], key: Float[Tensor, "b K n d"]) -> Float[Tensor, "b K q n"]:
+    """Unscaled scores in fp32. Queries and keys that are bfloat16 already lose nothing in the units for bfloat16."""
+    settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = settings.fp32_precision
+    settings.fp32_precision = "bf16" if grouped.dtype == torch.bfloat16 else before
+    try:
+        # An outer autocast would round the products; in here they are fp32.
+        with torch.autocast(grouped.device.type, enabled=False):
+            return grouped.float() @ key.float().transpose(-1, -2)
+    finally:
+        settings.fp32_precision = before
+
+
+def _additive(mask: Tensor, lowest: float) -> Float[Tensor, "b 1 q n"]:
+    """What is added to scores in fp32: ``lowest`` at hidden columns, whose weights then are exactly 0."""
     if mask.dtype == torch.bool:
-        hidden = ~mask
-    else:
-        hidden = mask <= torch.finfo(mask.dtype).min / 2
-        scores = scores + mask
-    scores = scores.masked_fill(hidden, torch.finfo(torch.float32).min)
-    return scores.softmax(dim=-1).masked_fill(hidden, 0.0)
+        return torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, lowest)
+    return mask.float().masked_fill(mask <= torch.finfo(mask.dtype).min / 2, lowest)
 
 
 def _soft_capped(

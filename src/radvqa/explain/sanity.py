@@ -19,7 +19,7 @@ from scipy import stats
 from skimage.metrics import structural_similarity
 from torch import nn
 
-from radvqa.explain.evaluation import MeanLikeness, Sanity, SanityRow
+from radvqa.explain.measured import MeanLikeness, Sanity, SanityRow
 from radvqa.models.vlm import Vlm
 
 SURVIVES = 0.9
@@ -60,7 +60,7 @@ def blocks(vlm: Vlm, *, language_blocks: int = 4) -> list[Block]:
     for start, stop in reversed(list(pairwise(edges))):
         last = (vlm.language_model.norm,) if stop == len(layers) else ()
         name = f"decoder layers {start + 1} to {stop}" if stop > start + 1 else f"decoder layer {stop}"
-        found.append(Block(name, (*layers[start:stop], *last)))  # type: ignore[arg-type]
+        found.append(Block(name, (*layers[start:stop], *last)))
     return [*found, Block("projector", (vlm.projector,)), Block("vision tower", (vlm.vision_encoder,))]
 
 
@@ -177,5 +177,5 @@ def _flat(grid: Float[np.ndarray, "r c"]) -> bool:
 
 
 def _stretched(grid: Float[np.ndarray, "r c"]) -> Float[np.ndarray, "r c"]:
-    values = grid.astype(np.float64)
-    return (values - values.min()) / np.ptp(values)
+    stretched: Float[np.ndarray, "r c"] = (grid - grid.min()) / np.ptp(grid).astype(np.float64)
+    return stretched

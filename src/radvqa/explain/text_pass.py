@@ -1,8 +1,8 @@
 """Prompt and answer read again and again over image states that were computed once.
 
 Image positions keep the keys and values of the whole picture; a variant of the pass only takes some of them out of
-reach of the text. In the shared-image layout this is exact attention knock-out of the text's view. In PaliGemma's own
-layout image positions also attend to the prompt: they stay as they were when the prompt saw the whole picture.
+reach of the text, bos included. Where image positions attend to text (to bos, and in PaliGemma's own layout to the
+prompt), they stay as they were when the text saw the whole picture.
 
 Axes: k variants, i image tokens, n positions, m text positions (bos, prompt, answer), t answer tokens.
 """

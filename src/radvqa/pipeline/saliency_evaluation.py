@@ -15,7 +15,8 @@ import numpy as np
 
 from radvqa.data import DatasetAdapter
 from radvqa.errors import DataError, RunError
-from radvqa.explain.evaluation import Evaluation, localisation_table
+from radvqa.explain.evaluation import localisation_table
+from radvqa.explain.measured import Evaluation
 from radvqa.explain.methods import METHODS
 from radvqa.explain.priors import PRIORS
 from radvqa.explain.sanity import summary_of

@@ -14,10 +14,11 @@ from radvqa.data.image_store import ImageStore
 from radvqa.errors import DataError
 from radvqa.evaluate.metrics import accuracy
 from radvqa.explain.asked import Asked, ask
-from radvqa.explain.evaluation import CHANCE, Scored, chance_auprc
+from radvqa.explain.evaluation import chance_auprc
 from radvqa.explain.faithfulness import faithfulness
 from radvqa.explain.localisation import Localisation, fit_threshold, localisation_scores
 from radvqa.explain.maps import maps_of
+from radvqa.explain.measured import CHANCE, Scored
 from radvqa.explain.occlusion import visual_reliance
 from radvqa.explain.priors import PRIORS, Priors
 from radvqa.explain.sanity import Checked, Likeness, compared, weight_randomisation

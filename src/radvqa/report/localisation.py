@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from radvqa.explain.evaluation import METRICS, Evaluation
 from radvqa.explain.localisation import EXCLUSIONS
+from radvqa.explain.measured import METRICS, Evaluation
 from radvqa.html import Picture, data_uri, page_environment
 from radvqa.records import write_bytes, write_json, write_text
 from radvqa.report.localisation_figure import localisation_figure

@@ -2,7 +2,7 @@
 
 from matplotlib import rc_context
 
-from radvqa.explain.evaluation import CHANCE, LABEL_PRIOR, Estimate, Evaluation
+from radvqa.explain.measured import CHANCE, LABEL_PRIOR, Estimate, Evaluation
 from radvqa.report.figures import BLUE, GREY, INK, ORANGE, STYLE, new_figure, png_of
 from radvqa.report.localisation_wording import NAMES, PLAIN_NUMBERS
 

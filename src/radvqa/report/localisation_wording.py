@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from radvqa.explain.evaluation import CHANCE, LABEL_PRIOR, Difference, Estimate, Evaluation
+from radvqa.explain.measured import CHANCE, LABEL_PRIOR, Difference, Estimate, Evaluation
 from radvqa.report.wording import p_value, percent, points
 
 SAME_MAP: Final = 0.02
@@ -100,10 +100,7 @@ def _listed(methods: Mapping[str, Sequence[str]]) -> str:
 
 
 def _specificity(found: Evaluation) -> list[str]:
-    means = {
-        method: found["table"]["rows"][method]["metrics"].get("specificity", {}).get("mean")
-        for method in found["methods"]
-    }
+    means = {method: found["table"]["rows"][method]["metrics"]["specificity"]["mean"] for method in found["methods"]}
     same = [method for method, mean in means.items() if mean is not None and mean < SAME_MAP]
     if not same:
         return []

@@ -157,7 +157,9 @@ def _line_facts(series: Series, line: CaseLine, failures: Sequence[Failure]) -> 
 
 
 def _known(facts: MapFacts) -> dict[str, float]:
-    return {name: value for name, value in asdict(facts).items() if value is not None}
+    # asdict would copy each of tens of thousands of numbers.
+    values = {name: getattr(facts, name) for name in MapFacts.__slots__}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _version(bundle: Bundle) -> str:

@@ -317,13 +317,13 @@ def test_a_refused_question_is_told(visit, serve_cases, run, case_paths):
         raise RunError("the weights are gone", fix="train again")
 
     found = visit(serve_cases(run, live=opening))
+    found.expected = "the server responded with a status of 50"
     found.open(case_paths[0])
     page = found.page
     page.fill("#ask-question", "Is the heart enlarged?")
     page.keyboard.press("Enter")
     page.wait_for_selector(".told.error")
     assert "the weights are gone" in page.inner_text(".told")
-    found.faults = [fault for fault in found.faults if "500" not in fault]
 
 
 def test_without_a_live_model(visit, serve_cases, run, case_paths):

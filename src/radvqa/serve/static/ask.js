@@ -7,18 +7,47 @@ import { ask } from "./cases_api.js";
 /** The form. `answered(case)` is called with the new case. */
 export function drawAsk(element, { series, key, live, answered }) {
   if (!live) {
-    fill(element, make("p", { class: "soft" }, "No model is running. Start the page with ", make("code", { text: "radvqa serve RUN --live" }), " to ask new questions."));
+    fill(
+      element,
+      make(
+        "p",
+        { class: "soft" },
+        "No model is running. Start the page with ",
+        make("code", { text: "radvqa serve RUN --live" }),
+        " to ask new questions.",
+      ),
+    );
     return;
   }
-  const question = make("input", { id: "ask-question", type: "text", maxlength: "1000", required: true, autocomplete: "off" });
+  const question = make("input", {
+    id: "ask-question",
+    type: "text",
+    maxlength: "1000",
+    required: true,
+    autocomplete: "off",
+  });
   const answer = make("input", { id: "ask-answer", type: "text", maxlength: "1000", autocomplete: "off" });
   const button = make("button", { type: "submit", class: "primary", text: "Ask" });
   const progress = make("progress", { "aria-label": "The model is at work", hidden: true });
   const told = make("p", { class: "told", role: "status" });
-  const form = make("form", { class: "ask", on: { submit: (event) => { event.preventDefault(); send(); } } },
-    make("label", { for: "ask-question", text: "Question" }), question,
-    make("label", { for: "ask-answer", text: "Explain this answer instead of the model's own (optional)" }), answer,
-    make("div", { class: "row" }, button, progress), told);
+  const form = make(
+    "form",
+    {
+      class: "ask",
+      on: {
+        submit: (event) => {
+          event.preventDefault();
+          send();
+        },
+      },
+    },
+    make("label", { for: "ask-question", text: "Question" }),
+    question,
+    make("label", { for: "ask-answer", text: "Explain this answer instead of the model's own (optional)" }),
+    answer,
+    make("div", { class: "row" }, button, progress),
+    told,
+  );
   fill(element, form);
 
   async function send() {

@@ -26,9 +26,25 @@ class CasePage {
     this.prompts = new Map();
     const view = manifest.views.model ? "model" : Object.keys(manifest.views)[0];
     this.state = makeState({
-      view, method: firstMethod(manifest, view), tokens: [], layer: null, head: null, contrast: false, shared: false,
-      patches: [], cursor: null, colouredBy: "image_mass", overlay: true, opacity: 0.55, colours: "inferno", smooth: true,
-      outlines: manifest.outlines.length > 0, grid: false, tool: "pan", invert: false, window: firstWindow(manifest.picture),
+      view,
+      method: firstMethod(manifest, view),
+      tokens: [],
+      layer: null,
+      head: null,
+      contrast: false,
+      shared: false,
+      patches: [],
+      cursor: null,
+      colouredBy: "image_mass",
+      overlay: true,
+      opacity: 0.55,
+      colours: "inferno",
+      smooth: true,
+      outlines: manifest.outlines.length > 0,
+      grid: false,
+      tool: "pan",
+      invert: false,
+      window: firstWindow(manifest.picture),
     });
     this.flip = (name) => this.state.set({ [name]: !this.state.get()[name] });
     this.state.on((now, changed) => this.changed(now, changed));
@@ -45,11 +61,21 @@ class CasePage {
       windowed: (dx, dy) => state.set({ window: draggedWindow(manifest.picture, state.get().window, dx, dy) }),
     });
     this.act = pictureActions(this);
-    this.bars = [topBar(this), windowBar(manifest.picture, this), overlayBar({ state, flip, outlined: manifest.outlines.length > 0 })];
+    this.bars = [
+      topBar(this),
+      windowBar(manifest.picture, this),
+      overlayBar({ state, flip, outlined: manifest.outlines.length > 0 }),
+    ];
     this.legend = makeLegend();
     this.readout = make("p", { class: "readout soft" });
     this.regions = make("p", { class: "soft", id: "regions" });
-    const help = make("button", { type: "button", class: "tool words", id: "open-help", text: "Keys (?)", on: { click: () => this.help.open() } });
+    const help = make("button", {
+      type: "button",
+      class: "tool words",
+      id: "open-help",
+      text: "Keys (?)",
+      on: { click: () => this.help.open() },
+    });
     this.bars[0].element.append(help);
     element.append(make("div", { class: "stage-foot" }, this.legend.element, this.readout));
     fill(viewer, this.bars[0].element, element, this.bars[1].element, this.bars[2].element, this.regions);
@@ -62,13 +88,17 @@ class CasePage {
     listen(bindings);
     this.drawPanel();
     this.showRegions();
-    this.stage.open().then(() => placeholder?.remove(), (error) => this.failed(error));
+    this.stage.open().then(
+      () => placeholder?.remove(),
+      (error) => this.failed(error),
+    );
     this.openView();
   }
 
   drawPanel() {
     this.panel = new CasePanel(byId("panel"), this, {
-      state: this.state, flip: this.flip,
+      state: this.state,
+      flip: this.flip,
       act: {
         press: (position, extend) => this.press(position, extend),
         clearPatches: () => this.clearPatches(),
@@ -88,7 +118,16 @@ class CasePage {
     this.drawPanel();
     const kept = manifest.views[view].maps.some((one) => one.method === this.state.get().method);
     const method = kept ? this.state.get().method : firstMethod(manifest, view);
-    this.state.set({ view, method, tokens: [], layer: null, head: null, contrast: false, patches: [], colouredBy: "image_mass" });
+    this.state.set({
+      view,
+      method,
+      tokens: [],
+      layer: null,
+      head: null,
+      contrast: false,
+      patches: [],
+      colouredBy: "image_mass",
+    });
     await this.openView();
   }
 
@@ -133,7 +172,8 @@ class CasePage {
     }
     if (!this.maps) return;
     if (any(...MAP_CHANGES)) this.showMap(now);
-    else if (any("overlay", "opacity", "colours", "smooth", "outlines", "grid", "patches", "cursor")) this.drawOver(now);
+    else if (any("overlay", "opacity", "colours", "smooth", "outlines", "grid", "patches", "cursor"))
+      this.drawOver(now);
     if (any("tokens", "contrast", "patches", "colouredBy", "layer", "head")) this.showTokens(now);
     if (any("tokens", "layer", "head")) this.showMatrix(now);
     if (any(...MAP_CHANGES)) announce(this.describe());
@@ -152,9 +192,17 @@ class CasePage {
     if (ready) this.legend.show(this.shown.title, { low, high, unit }, now.colours);
     this.legend.element.hidden = !ready || !now.overlay;
     this.stage.draw({
-      map: now.overlay ? map : null, low, high, colours: now.colours, smooth: now.smooth, opacity: now.opacity,
-      outlines: now.outlines ? this.manifest.outlines : [], grid: now.grid, sinks: now.overlay ? this.maps.view.sinks : [],
-      patches: now.patches, cursor: now.cursor,
+      map: now.overlay ? map : null,
+      low,
+      high,
+      colours: now.colours,
+      smooth: now.smooth,
+      opacity: now.opacity,
+      outlines: now.outlines ? this.manifest.outlines : [],
+      grid: now.grid,
+      sinks: now.overlay ? this.maps.view.sinks : [],
+      patches: now.patches,
+      cursor: now.cursor,
     });
   }
 
@@ -170,10 +218,13 @@ class CasePage {
     const { view } = now;
     const values = this.prompts.get(view);
     if (!values) {
-      readPromptAttention(this.manifest, view).then((read) => {
-        this.prompts.set(view, read);
-        this.showTokens(this.state.get());
-      }, (error) => this.failed(error));
+      readPromptAttention(this.manifest, view).then(
+        (read) => {
+          this.prompts.set(view, read);
+          this.showTokens(this.state.get());
+        },
+        (error) => this.failed(error),
+      );
       return { onPatches, fromPatches: null };
     }
     return { onPatches, fromPatches: promptAttention(values, this.maps, now.patches, now.layer) };
@@ -201,7 +252,11 @@ class CasePage {
     const [from, to] = [Math.min(anchor, position), Math.max(anchor, position)];
     const answer = anchor >= this.maps.p;
     const part = (k) => k >= this.maps.p === answer;
-    this.state.set({ tokens: range(to - from + 1).map((k) => from + k).filter(part) });
+    this.state.set({
+      tokens: range(to - from + 1)
+        .map((k) => from + k)
+        .filter(part),
+    });
   }
 
   /** Steps through the tokens of the answer; the whole answer stands before the first. */
@@ -253,7 +308,8 @@ class CasePage {
     const { columns } = this.stage;
     const total = weightOf(map);
     const share = total > 0 ? `, ${percent(Math.max(0, map[patch]) / total)} of the map` : "";
-    this.readout.textContent = `row ${Math.floor(patch / columns) + 1}, column ${(patch % columns) + 1}: ${short(map[patch])}${share}`;
+    const place = `row ${Math.floor(patch / columns) + 1}, column ${(patch % columns) + 1}`;
+    this.readout.textContent = `${place}: ${short(map[patch])}${share}`;
   }
 
   describe() {

@@ -66,7 +66,9 @@ export function pictureKeys(page) {
   const { state, act } = page;
   const one = (group, keys, shown, does, action, release) => ({ group, keys, shown, does, act: action, release });
   return [
-    one("Picture", ["z"], ["z"], "zoom tool on or off", () => state.set({ tool: state.get().tool === "zoom" ? "pan" : "zoom" })),
+    one("Picture", ["z"], ["z"], "zoom tool on or off", () =>
+      state.set({ tool: state.get().tool === "zoom" ? "pan" : "zoom" }),
+    ),
     one("Picture", ["+"], ["+"], "zoom in", act.zoomIn),
     one("Picture", ["-"], ["-"], "zoom out", act.zoomOut),
     one("Picture", ["="], ["="], "fit", act.fit),
@@ -76,15 +78,33 @@ export function pictureKeys(page) {
     one("Picture", ["v"], ["v"], "flip up and down", act.flipVertically),
     one("Picture", ["i"], ["i"], "invert", act.invert),
     one("Picture", [" "], ["space"], "reset the view", act.reset),
-    one("Picture", PRESETS.map(({ key }) => key), ["1", "…", "5"], `window: ${PRESETS.map(({ name }) => name).join(", ")} (CT only)`, (event) => act.preset(event.key)),
-    one("Over the picture", ["o"], ["o"], "map on or off; hold to peek", () => act.flipAloud("overlay", "Map on", "Map off"),
-      (held) => held && act.flipAloud("overlay", "Map on", "Map off")),
+    one(
+      "Picture",
+      PRESETS.map(({ key }) => key),
+      ["1", "…", "5"],
+      `window: ${PRESETS.map(({ name }) => name).join(", ")} (CT only)`,
+      (event) => act.preset(event.key),
+    ),
+    one(
+      "Over the picture",
+      ["o"],
+      ["o"],
+      "map on or off; hold to peek",
+      () => act.flipAloud("overlay", "Map on", "Map off"),
+      (held) => held && act.flipAloud("overlay", "Map on", "Map off"),
+    ),
     one("Over the picture", ["["], ["["], "less opaque", () => act.opacity(-1)),
     one("Over the picture", ["]"], ["]"], "more opaque", () => act.opacity(1)),
     one("Over the picture", ["c"], ["c"], "next colours", act.nextColours),
-    one("Over the picture", ["b"], ["b"], "smooth or patch by patch", () => act.flipAloud("smooth", "Smooth", "Patch by patch")),
-    one("Over the picture", ["m"], ["m"], "outlines of regions", () => act.flipAloud("outlines", "Regions shown", "Regions hidden")),
-    one("Over the picture", ["g"], ["g"], "patch grid", () => act.flipAloud("grid", "Patch grid shown", "Patch grid hidden")),
+    one("Over the picture", ["b"], ["b"], "smooth or patch by patch", () =>
+      act.flipAloud("smooth", "Smooth", "Patch by patch"),
+    ),
+    one("Over the picture", ["m"], ["m"], "outlines of regions", () =>
+      act.flipAloud("outlines", "Regions shown", "Regions hidden"),
+    ),
+    one("Over the picture", ["g"], ["g"], "patch grid", () =>
+      act.flipAloud("grid", "Patch grid shown", "Patch grid hidden"),
+    ),
   ];
 }
 
@@ -95,20 +115,36 @@ export function caseKeys(page) {
   const atCursor = (event, otherwise) => (state.get().cursor === null ? otherwise() : moveCursor(page, event.key));
   return [
     ...pictureKeys(page),
-    one("Over the picture", ["p"], ["p"], "patch cursor: arrows move it, Enter chooses, p or Esc leaves", () => toggleCursor(page)),
-    one("Map", ["ArrowLeft"], ["←"], "token before; first the whole answer", (event) => atCursor(event, () => page.stepToken(-1))),
+    one("Over the picture", ["p"], ["p"], "patch cursor: arrows move it, Enter chooses, p or Esc leaves", () =>
+      toggleCursor(page),
+    ),
+    one("Map", ["ArrowLeft"], ["←"], "token before; first the whole answer", (event) =>
+      atCursor(event, () => page.stepToken(-1)),
+    ),
     one("Map", ["ArrowRight"], ["→"], "next token", (event) => atCursor(event, () => page.stepToken(1))),
     one("Map", ["ArrowUp"], ["↑"], "layer before", (event) => atCursor(event, () => page.stepCell("layer", -1))),
     one("Map", ["ArrowDown"], ["↓"], "next layer", (event) => atCursor(event, () => page.stepCell("layer", 1))),
     one("Map", [","], [","], "head before", () => page.stepCell("head", -1)),
     one("Map", ["."], ["."], "next head", () => page.stepCell("head", 1)),
-    one("Map", ["s"], ["s"], "one scale for all", () => act.flipAloud("shared", "One scale for all", "Each map on its own scale")),
-    one("Map", ["a"], ["a"], "chosen tokens against the others", () => state.get().tokens.length && page.flip("contrast")),
+    one("Map", ["s"], ["s"], "one scale for all", () =>
+      act.flipAloud("shared", "One scale for all", "Each map on its own scale"),
+    ),
+    one(
+      "Map",
+      ["a"],
+      ["a"],
+      "chosen tokens against the others",
+      () => state.get().tokens.length && page.flip("contrast"),
+    ),
     one("Map", ["Escape"], ["Esc"], "clear patches, then tokens, then layer and head", () => clearOne(page)),
     one("Cases", ["PageDown"], ["PgDn"], "next case", () => follow("next")),
-    one("Cases", ["Enter"], ["Enter"], "next case", (event) => (state.get().cursor === null ? follow("next") : moveCursor(page, event.key))),
+    one("Cases", ["Enter"], ["Enter"], "next case", (event) =>
+      state.get().cursor === null ? follow("next") : moveCursor(page, event.key),
+    ),
     one("Cases", ["PageUp"], ["PgUp"], "case before", () => follow("previous")),
-    one("Cases", ["x"], ["x"], "compare with the first other stage or model", () => document.querySelector("#moves .other")?.click()),
+    one("Cases", ["x"], ["x"], "compare with the first other stage or model", () =>
+      document.querySelector("#moves .other")?.click(),
+    ),
     one("Cases", ["?"], ["?"], "this help", () => page.help.open()),
   ];
 }

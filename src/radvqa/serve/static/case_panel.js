@@ -18,7 +18,9 @@ export class CasePanel {
     const { manifest } = page;
     const view = manifest.views[state.get().view];
     this.views = oneOf({
-      name: "Answer explained", group: "view", chosen: (name) => state.set({ view: name }),
+      name: "Answer explained",
+      group: "view",
+      chosen: (name) => state.set({ view: name }),
       options: Object.keys(manifest.views).map((name) => ({ value: name, words: VIEW_NAMES[name] ?? name })),
     });
     this.answer = make("p", { class: "answer" });
@@ -27,13 +29,32 @@ export class CasePanel {
     this.question = make("div", { class: "tokens", role: "group", "aria-label": "Question, token by token" });
     this.answerTokens = make("div", { class: "tokens", role: "group", "aria-label": "Answer, token by token" });
     this.colouredBy = choice({
-      id: "coloured-by", name: "Numbers and colour", options: Object.entries(TOKEN_COLOURS), chosen: (value) => state.set({ colouredBy: value }),
+      id: "coloured-by",
+      name: "Numbers and colour",
+      options: Object.entries(TOKEN_COLOURS),
+      chosen: (value) => state.set({ colouredBy: value }),
     });
-    this.whole = make("button", { type: "button", id: "whole-answer", class: "tool words", text: "Whole answer", on: { click: () => state.set({ tokens: [] }) } });
-    this.contrast = toggle({ id: "against", name: "Against the others", key: "a", picture: "scale", words: true, press: () => flip("contrast") });
+    this.whole = make("button", {
+      type: "button",
+      id: "whole-answer",
+      class: "tool words",
+      text: "Whole answer",
+      on: { click: () => state.set({ tokens: [] }) },
+    });
+    this.contrast = toggle({
+      id: "against",
+      name: "Against the others",
+      key: "a",
+      picture: "scale",
+      words: true,
+      press: () => flip("contrast"),
+    });
     this.patches = make("p", { class: "patches", role: "status" });
     this.method = choice({
-      id: "method", name: "Method", options: manifest.methods.map(({ name }) => [name, name.replaceAll("_", " ")]), chosen: (value) => state.set({ method: value, layer: null, head: null }),
+      id: "method",
+      name: "Method",
+      options: manifest.methods.map(({ name }) => [name, name.replaceAll("_", " ")]),
+      chosen: (value) => state.set({ method: value, layer: null, head: null }),
     });
     this.line = make("p", { class: "line" });
     this.facts = make("dl", { class: "facts" });
@@ -41,25 +62,49 @@ export class CasePanel {
     this.grid = make("div", { class: "matrix-holder" });
     const asked = make("div", {});
     drawAsk(asked, { series: manifest.series, key: manifest.key, live: manifest.live, answered: act.answered });
-    fill(element,
+    fill(
+      element,
       askedHere(manifest),
-      block("Answer", this.views.element, this.answer, make("p", { class: "soft" }, make("span", { text: "Reference: " }), manifest.references.join(" · ") || "none"), this.numbers, this.warnings),
-      block("Tokens", this.colouredBy.element, make("h3", { text: "Question" }), this.question, make("h3", { text: "Answer" }), this.answerTokens,
-        make("div", { class: "row" }, this.whole, this.contrast), this.patches),
+      block(
+        "Answer",
+        this.views.element,
+        this.answer,
+        make("p", { class: "soft" }, make("span", { text: "Reference: " }), manifest.references.join(" · ") || "none"),
+        this.numbers,
+        this.warnings,
+      ),
+      block(
+        "Tokens",
+        this.colouredBy.element,
+        make("h3", { text: "Question" }),
+        this.question,
+        make("h3", { text: "Answer" }),
+        this.answerTokens,
+        make("div", { class: "row" }, this.whole, this.contrast),
+        this.patches,
+      ),
       block("Map", this.method.element, this.line, this.facts),
       block("Layers and heads", this.place, this.grid),
       block("Ask the model", asked),
       reasons(manifest),
-      about(manifest));
+      about(manifest),
+    );
     this.matrix = new Matrix(this.grid, view.shape.L, view.shape.H, (layer, head) => state.set({ layer, head }));
   }
 
   /** Shows the answer of the chosen view. */
   showView(view, name) {
     this.views.show(name);
-    const mark = view.correct === null ? null : make("span", { class: `mark ${view.correct ? "right" : "wrong"}`, text: view.correct ? "right" : "wrong" });
+    const mark =
+      view.correct === null
+        ? null
+        : make("span", { class: `mark ${view.correct ? "right" : "wrong"}`, text: view.correct ? "right" : "wrong" });
     fill(this.answer, make("span", { text: view.text || "(nothing)" }), mark);
-    this.numbers.textContent = `Probability ${percent(view.confidence)} per token · log-probability ${decimals(view.logprob, 2)} · with the image ${nats(view.reliance)}`;
+    this.numbers.textContent = [
+      `Probability ${percent(view.confidence)} per token`,
+      `log-probability ${decimals(view.logprob, 2)}`,
+      `with the image ${nats(view.reliance)}`,
+    ].join(" · ");
     const { t } = view.shape;
     this.whole.disabled = t < 1;
   }
@@ -71,15 +116,20 @@ export class CasePanel {
     const chosen = new Set(now.tokens);
     const meaning = TOKEN_COLOURS[now.colouredBy].toLowerCase();
     const focused = document.activeElement?.dataset?.position;
-    for (const [element, part] of [[this.question, "prompt"], [this.answerTokens, "answer"]]) {
+    for (const [element, part] of [
+      [this.question, "prompt"],
+      [this.answerTokens, "answer"],
+    ]) {
       drawTokens(element, { tokens, part, numbers, chosen, meaning, press: this.act.press });
     }
     if (focused !== undefined) this.token(focused)?.focus();
     this.colouredBy.select.value = now.colouredBy;
     pressed(this.whole, !now.tokens.length);
     pressed(this.contrast, now.contrast);
-    this.contrast.disabled = Boolean(now.tokens.length) && !othersOf(now, maps).length || !now.tokens.length;
-    this.contrast.title = this.contrast.disabled ? "Choose a token that has others beside it" : "What the chosen tokens have more than the others (key a)";
+    this.contrast.disabled = (Boolean(now.tokens.length) && !othersOf(now, maps).length) || !now.tokens.length;
+    this.contrast.title = this.contrast.disabled
+      ? "Choose a token that has others beside it"
+      : "What the chosen tokens have more than the others (key a)";
     this.showPatches(now, maps);
   }
 
@@ -93,12 +143,19 @@ export class CasePanel {
       fill(this.patches, "Click patches of the picture to see which tokens attended to them.");
       return;
     }
-    const words = {
-      patches: `Share of each token's attention that is on ${count === 1 ? "the chosen patch" : `the ${count} chosen patches`} (${placeOf(now)}).`,
-      prompt: `Attention of ${count === 1 ? "the chosen patch" : `the ${count} chosen patches`} on each token of the question, mean over heads${now.layer === null ? " and layers" : `, layer ${now.layer + 1}`}. The answer comes later: the image never sees it.`,
-    }[now.colouredBy] ?? `${count} ${count === 1 ? "patch" : "patches"} chosen.`;
-    fill(this.patches, words, " ",
-      make("button", { type: "button", class: "link", id: "clear-patches", text: "Clear patches (Esc)", on: { click: this.act.clearPatches } }));
+    const words = patchWords(now, count === 1 ? "the chosen patch" : `the ${count} chosen patches`);
+    fill(
+      this.patches,
+      words,
+      " ",
+      make("button", {
+        type: "button",
+        class: "link",
+        id: "clear-patches",
+        text: "Clear patches (Esc)",
+        on: { click: this.act.clearPatches },
+      }),
+    );
     if (!maps.attention) this.patches.prepend("Reading the attention … ");
   }
 
@@ -106,8 +163,18 @@ export class CasePanel {
   showMap(now, maps, shown) {
     this.method.select.value = now.method;
     const line = this.page.manifest.methods.find((one) => one.name === now.method)?.line ?? "";
-    fill(this.line, shown.attention ? `Shown instead: ${placeOf(now)}. ` : line,
-      shown.attention ? make("button", { type: "button", class: "link", text: "Back to the method's map", on: { click: this.act.backToMethod } }) : null);
+    fill(
+      this.line,
+      shown.attention ? `Shown instead: ${placeOf(now)}. ` : line,
+      shown.attention
+        ? make("button", {
+            type: "button",
+            class: "link",
+            text: "Back to the method's map",
+            on: { click: this.act.backToMethod },
+          })
+        : null,
+    );
     drawFacts(this.facts, shown.facts, relianceOf(now, maps));
     drawWarnings(this.warnings, [...maps.view.warnings, ...warningsOf({ ...shown, view: maps.view })]);
   }
@@ -117,11 +184,22 @@ export class CasePanel {
       this.place.textContent = "Reading the attention …";
       return;
     }
-    this.place.textContent = now.layer === null && now.head === null
-      ? "Brighter: more of its attention is on the image. Choose a cell for its raw attention map."
-      : `Chosen: ${placeOf(now)}.`;
+    this.place.textContent =
+      now.layer === null && now.head === null
+        ? "Brighter: more of its attention is on the image. Choose a cell for its raw attention map."
+        : `Chosen: ${placeOf(now)}.`;
     this.matrix.draw(maps.matrix(positions), now.layer, now.head);
   }
+}
+
+function patchWords(now, patches) {
+  if (now.colouredBy === "patches") return `Share of each token's attention that is on ${patches} (${placeOf(now)}).`;
+  if (now.colouredBy !== "prompt") return `Chosen: ${patches}.`;
+  const over = now.layer === null ? "heads and layers" : `the heads of layer ${now.layer + 1}`;
+  return (
+    `Attention of ${patches} on each token of the question, mean over ${over}. ` +
+    "The answer comes later: the image never sees it."
+  );
 }
 
 function relianceOf({ tokens }, maps) {
@@ -137,23 +215,49 @@ const block = (title, ...children) => make("section", { class: "block" }, make("
 
 function askedHere({ asked_of: original, series }) {
   if (!original) return null;
-  return make("p", { class: "warning" }, "Asked on this page, kept until the server stops. ",
-    make("a", { href: `/case/${encodeURIComponent(series)}/${encodeURIComponent(original)}`, text: "Back to the case" }));
+  return make(
+    "p",
+    { class: "warning" },
+    "Asked on this page, kept until the server stops. ",
+    make("a", {
+      href: `/case/${encodeURIComponent(series)}/${encodeURIComponent(original)}`,
+      text: "Back to the case",
+    }),
+  );
 }
 
 function reasons({ signatures, reasons: words = {} }) {
   if (!signatures?.length) return null;
-  return block("Why the failure finder lists this case",
-    make("ul", { class: "signatures" }, ...signatures.map((one) => make("li", {}, make("strong", { text: one.replaceAll("_", " ") }), words[one] ? `: ${words[one]}` : ""))));
+  return block(
+    "Why the failure finder lists this case",
+    make(
+      "ul",
+      { class: "signatures" },
+      ...signatures.map((one) =>
+        make("li", {}, make("strong", { text: one.replaceAll("_", " ") }), words[one] ? `: ${words[one]}` : ""),
+      ),
+    ),
+  );
 }
 
 function about({ sample_id, image_id, answer_type, tags, model, picture, grid }) {
   const rows = [
-    ["Sample", sample_id], ["Image", image_id], ["Answer type", answer_type], ...Object.entries(tags),
-    ["Picture", `${picture.width} × ${picture.height} pixels, ${picture.bits} bits`], ["Patches", `${grid[0]} × ${grid[1]}`],
+    ["Sample", sample_id],
+    ["Image", image_id],
+    ["Answer type", answer_type],
+    ...Object.entries(tags),
+    ["Picture", `${picture.width} × ${picture.height} pixels, ${picture.bits} bits`],
+    ["Patches", `${grid[0]} × ${grid[1]}`],
     ...Object.entries(model).map(([name, value]) => [`Model: ${name}`, String(value)]),
   ];
-  return make("details", { class: "block" }, make("summary", { text: "About this case" }),
-    make("dl", { class: "about" }, ...rows.flatMap(([name, value]) => [make("dt", { text: name }), make("dd", { text: String(value) || "–" })])));
+  return make(
+    "details",
+    { class: "block" },
+    make("summary", { text: "About this case" }),
+    make(
+      "dl",
+      { class: "about" },
+      ...rows.flatMap(([name, value]) => [make("dt", { text: name }), make("dd", { text: String(value) || "–" })]),
+    ),
+  );
 }
-

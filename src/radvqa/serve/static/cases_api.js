@@ -21,11 +21,6 @@ async function got(address, options) {
 
 const at = (series, key) => `${encodeURIComponent(series)}/${encodeURIComponent(key)}`;
 
-/** All cases of all series, as the list and the failure finder know them. */
-export async function readCases() {
-  return (await got("/api/cases")).json();
-}
-
 /** The manifest of one case. */
 export async function readCase(series, key) {
   return (await got(`/api/case/${at(series, key)}`)).json();

@@ -1,4 +1,4 @@
-// Colour tables of matplotlib (inferno, viridis, cividis, hot, berlin): 256 entries, six hex digits each. None is a rainbow.
+// Colour tables of matplotlib (inferno, viridis, cividis, hot, berlin): 256 entries of six hex digits. No rainbow.
 // `hot` is shown with an opacity that grows with the value; `berlin` is dark in its middle and shows differences.
 
 const HEX = {
@@ -109,7 +109,8 @@ function decode(name) {
   const hex = HEX[name].join("");
   const table = new Uint8Array(256 * 4);
   for (let i = 0; i < 256; i++) {
-    for (let part = 0; part < 3; part++) table[4 * i + part] = parseInt(hex.slice(6 * i + 2 * part, 6 * i + 2 * part + 2), 16);
+    const entry = hex.slice(6 * i, 6 * i + 6);
+    for (let part = 0; part < 3; part++) table[4 * i + part] = parseInt(entry.slice(2 * part, 2 * part + 2), 16);
     table[4 * i + 3] = opacityOf(name, i);
   }
   return table;

@@ -4,12 +4,11 @@ import { byId, fill, make } from "./dom.js";
 import { announce } from "./announce.js";
 import { makeState } from "./state.js";
 import { readCase } from "./cases_api.js";
-import { asShares, difference, meanMap, rangeOfMap, readMaps, weightOf } from "./maps.js";
+import { asShares, difference, rangeOfMap, weightOf } from "./maps.js";
 import { PictureStage, stageElement } from "./picture_stage.js";
 import { makeLegend, overlayBar, topBar, windowBar } from "./picture_tools.js";
 import { choice, pressed } from "./controls.js";
-import { drawTokens, TOKEN_COLOURS, tokenNumbers } from "./tokens.js";
-import { drawFacts } from "./facts.js";
+import { CompareSide } from "./compare_side.js";
 import { pictureActions, pictureKeys } from "./case_keys.js";
 import { listen, makeHelp } from "./keys.js";
 import { synchronise } from "./viewer.js";
@@ -20,65 +19,29 @@ import { VIEW_NAMES } from "./case_panel.js";
 const UNITS = { values: "values as they are", shares: "shares: each map sums to 1" };
 const KEY_GROUPS = ["Picture", "Over the picture", "Comparison"];
 
-/** One side: its case, its maps and the elements that show them. */
-class Side {
-  constructor(name, manifest, page) {
-    Object.assign(this, { name, manifest, page });
-    this.section = byId(`side-${name}`);
-    this.link = this.section.querySelector("h2 a");
-    this.title = make("h2", { id: `title-${name}` });
-    this.answer = make("p", { class: "answer" });
-    this.tokens = make("div", { class: "tokens", role: "group" });
-    this.facts = make("dl", { class: "facts" });
-    this.legend = makeLegend();
-    const element = stageElement(`stage-${name}`, "Picture");
-    this.stage = new PictureStage(element, manifest, { windowed: page.windowed });
-    element.append(make("div", { class: "stage-foot" }, this.legend.element));
-    const question = this.section.querySelector(".question");
-    fill(this.section, make("div", { class: "side-head" }, this.title, question, this.answer, this.tokens, this.facts), element);
-  }
-
-  async read(view) {
-    this.maps = await readMaps(this.manifest, view, () => {});
-    this.maps.attentionRead.catch(() => {}); // the maps are enough here
-  }
-
-  /** The map of this side: of the chosen tokens, or of the whole answer. */
-  map({ method, unit }, tokens) {
-    const of = (position) => this.maps.ofMethod(method, position - this.maps.p);
-    const map = tokens.length ? meanMap(tokens.map(of)) : this.maps.ofMethod(method, null);
-    return unit === "shares" ? asShares(map) : map;
-  }
-
-  describe(letter, now, tokens) {
-    const { view } = this.maps;
-    fill(this.title, make("span", { text: `${letter}: ` }), this.link);
-    const mark = view.correct === null ? null : make("span", { class: `mark ${view.correct ? "right" : "wrong"}`, text: view.correct ? "right" : "wrong" });
-    fill(this.answer, make("span", { text: view.text || "(nothing)" }), mark);
-    const numbers = tokenNumbers("image_mass", view.tokens, {});
-    const meaning = TOKEN_COLOURS.image_mass.toLowerCase();
-    this.tokens.setAttribute("aria-label", `Answer ${letter}, token by token`);
-    const focused = this.tokens.contains(document.activeElement) ? document.activeElement.dataset.position : null;
-    drawTokens(this.tokens, { tokens: view.tokens, part: "answer", numbers, chosen: new Set(tokens), meaning, press: (position) => this.page.press(this, position) });
-    if (focused) this.tokens.querySelector(`[data-position="${CSS.escape(focused)}"]`)?.focus();
-    const single = tokens.length === 1 ? tokens[0] - this.maps.p : null;
-    drawFacts(this.facts, tokens.length > 1 ? {} : this.maps.facts(now.method, single), {
-      value: single === null ? view.reliance : view.tokens[tokens[0]].reliance, meaning: "",
-    });
-  }
-}
-
 class ComparePage {
   constructor(a, b) {
     this.manifest = a;
     this.views = Object.keys(a.views).filter((name) => name in b.views);
     this.state = makeState({
-      view: this.views[0], method: "", unit: "values", swapped: false, tokens: { a: [], b: [] }, overlay: true, opacity: 0.55, colours: "inferno",
-      smooth: true, outlines: false, grid: false, tool: "pan", invert: false, window: firstWindow(a.picture),
+      view: this.views[0],
+      method: "",
+      unit: "values",
+      swapped: false,
+      tokens: { a: [], b: [] },
+      overlay: true,
+      opacity: 0.55,
+      colours: "inferno",
+      smooth: true,
+      outlines: false,
+      grid: false,
+      tool: "pan",
+      invert: false,
+      window: firstWindow(a.picture),
     });
     this.flip = (name) => this.state.set({ [name]: !this.state.get()[name] });
     this.windowed = (dx, dy) => this.state.set({ window: draggedWindow(a.picture, this.state.get().window, dx, dy) });
-    this.sides = [new Side("a", a, this), new Side("b", b, this)];
+    this.sides = [new CompareSide("a", a, this), new CompareSide("b", b, this)];
     this.fits = a.grid.join() === b.grid.join();
     this.state.on((now, changed) => this.changed(now, changed));
   }
@@ -109,7 +72,10 @@ class ComparePage {
     const section = make("section", { id: "side-difference", class: "side", "aria-labelledby": "title-difference" });
     const told = make("p", { class: "soft" });
     const element = stageElement("stage-difference", "Picture");
-    section.append(make("div", { class: "side-head" }, make("h2", { id: "title-difference", text: "Difference" }), told), element);
+    section.append(
+      make("div", { class: "side-head" }, make("h2", { id: "title-difference", text: "Difference" }), told),
+      element,
+    );
     byId("sides").append(section);
     this.difference = { section, told, legend: makeLegend() };
     if (!this.fits) {
@@ -123,16 +89,52 @@ class ComparePage {
 
   makeBars() {
     const { state, flip, manifest } = this;
-    this.view = choice({ id: "view", name: "Answer", options: this.views.map((name) => [name, VIEW_NAMES[name] ?? name]), chosen: (view) => state.set({ view }) });
+    this.view = choice({
+      id: "view",
+      name: "Answer",
+      options: this.views.map((name) => [name, VIEW_NAMES[name] ?? name]),
+      chosen: (view) => state.set({ view }),
+    });
     this.method = choice({ id: "method", name: "Method", options: [], chosen: (method) => state.set({ method }) });
-    this.unit = choice({ id: "unit", name: "Scale", options: Object.entries(UNITS), chosen: (unit) => state.set({ unit }) });
-    this.swap = make("button", { type: "button", class: "tool words", id: "swap", text: "Swap A and B (x)", on: { click: () => flip("swapped") } });
-    this.whole = make("button", { type: "button", class: "tool words", id: "whole-answer", text: "Whole answers", on: { click: () => state.set({ tokens: { a: [], b: [] } }) } });
-    const help = make("button", { type: "button", class: "tool words", id: "open-help", text: "Keys (?)", on: { click: () => this.help.open() } });
+    this.unit = choice({
+      id: "unit",
+      name: "Scale",
+      options: Object.entries(UNITS),
+      chosen: (unit) => state.set({ unit }),
+    });
+    this.swap = make("button", {
+      type: "button",
+      class: "tool words",
+      id: "swap",
+      text: "Swap A and B (x)",
+      on: { click: () => flip("swapped") },
+    });
+    this.whole = make("button", {
+      type: "button",
+      class: "tool words",
+      id: "whole-answer",
+      text: "Whole answers",
+      on: { click: () => state.set({ tokens: { a: [], b: [] } }) },
+    });
+    const help = make("button", {
+      type: "button",
+      class: "tool words",
+      id: "open-help",
+      text: "Keys (?)",
+      on: { click: () => this.help.open() },
+    });
     const outlined = this.sides.some((side) => side.manifest.outlines.length);
     this.bars = [topBar(this), windowBar(manifest.picture, this), overlayBar({ state, flip, outlined, scale: false })];
     this.bars[0].element.append(help);
-    const chosen = make("div", { class: "bar", role: "group", "aria-label": "What is compared" }, this.view.element, this.method.element, this.unit.element, this.whole, this.swap);
+    const chosen = make(
+      "div",
+      { class: "bar", role: "group", "aria-label": "What is compared" },
+      this.view.element,
+      this.method.element,
+      this.unit.element,
+      this.whole,
+      this.swap,
+    );
     const [tools, window, over] = this.bars.map((bar) => bar.element);
     byId("sides").before(chosen, make("div", { class: "bars" }, tools, window, over));
   }
@@ -143,7 +145,9 @@ class ComparePage {
     return [
       ...pictureKeys(this),
       one(["x"], ["x"], "swap A and B", () => this.flip("swapped")),
-      one(["s"], ["s"], "values, or shares that sum to 1", () => state.set({ unit: state.get().unit === "values" ? "shares" : "values" })),
+      one(["s"], ["s"], "values, or shares that sum to 1", () =>
+        state.set({ unit: state.get().unit === "values" ? "shares" : "values" }),
+      ),
       one(["ArrowLeft"], ["←"], "token before, of equal answers", () => this.stepToken(-1)),
       one(["ArrowRight"], ["→"], "next token, of equal answers", () => this.stepToken(1)),
       one(["Escape"], ["Esc"], "whole answers", () => state.set({ tokens: { a: [], b: [] } })),
@@ -156,14 +160,18 @@ class ComparePage {
     await Promise.all(this.sides.map((side) => side.read(view)));
     const [a, b] = this.sides.map((side) => side.maps.view.maps.map((one) => one.method));
     this.methods = a.filter((name) => b.includes(name));
-    fill(this.method.select, ...this.methods.map((name) => make("option", { value: name, text: name.replaceAll("_", " ") })));
+    fill(
+      this.method.select,
+      ...this.methods.map((name) => make("option", { value: name, text: name.replaceAll("_", " ") })),
+    );
     this.ready = true;
     this.state.set({ method: this.methods.includes(method) ? method : this.methods[0], tokens: { a: [], b: [] } });
     this.show(this.state.get());
   }
 
   changed(now, changed) {
-    if (changed.has("window") || changed.has("invert")) for (const stage of this.stages) stage.setWindow(now.window, now.invert);
+    if (changed.has("window") || changed.has("invert"))
+      for (const stage of this.stages) stage.setWindow(now.window, now.invert);
     for (const stage of this.stages) stage.viewer.tool = now.tool;
     if (changed.has("view")) {
       this.ready = false;
@@ -172,7 +180,8 @@ class ComparePage {
     }
     if (changed.has("swapped")) this.exchange();
     if (this.ready) this.show(now);
-    if (changed.has("method") || changed.has("tokens") || changed.has("unit")) announce(`Compared: ${now.method.replaceAll("_", " ")}, ${UNITS[now.unit]}`);
+    if (changed.has("method") || changed.has("tokens") || changed.has("unit"))
+      announce(`Compared: ${now.method.replaceAll("_", " ")}, ${UNITS[now.unit]}`);
   }
 
   exchange() {
@@ -193,7 +202,16 @@ class ComparePage {
     const unit = now.unit === "shares" ? "share of the map per patch" : unitOf(now.method);
     this.order.forEach((side, i) => {
       side.describe("AB"[i], now, now.tokens[side.name]);
-      this.draw(side.stage, side.legend, `${"AB"[i]}: ${now.method.replaceAll("_", " ")}`, maps[i], { ...scale, unit, colours: now.colours }, now, side.maps.view.sinks, side.manifest.outlines);
+      this.draw(
+        side.stage,
+        side.legend,
+        `${"AB"[i]}: ${now.method.replaceAll("_", " ")}`,
+        maps[i],
+        { ...scale, unit, colours: now.colours },
+        now,
+        side.maps.view.sinks,
+        side.manifest.outlines,
+      );
     });
     if (this.fits) this.showDifference(now, maps, unit);
   }
@@ -206,22 +224,47 @@ class ComparePage {
     const shared = ofA.reduce((sum, value, i) => sum + Math.min(value, ofB[i]), 0);
     const overlap = weightOf(a) && weightOf(b) ? ` The maps share ${Math.round(100 * shared)} % of their weight.` : "";
     this.difference.told.textContent = `A minus B. Red: more in A. Blue: more in B.${overlap}`;
-    this.draw(this.difference.stage, this.difference.legend, "A − B", map, { low: -most, high: most, unit, colours: "berlin" }, now, [], this.manifest.outlines);
+    this.draw(
+      this.difference.stage,
+      this.difference.legend,
+      "A − B",
+      map,
+      { low: -most, high: most, unit, colours: "berlin" },
+      now,
+      [],
+      this.manifest.outlines,
+    );
   }
 
   draw(stage, legend, title, map, scale, now, sinks, outlines) {
     legend.show(title, scale, scale.colours);
     legend.element.hidden = !now.overlay;
     stage.draw({
-      map: now.overlay ? map : null, ...scale, smooth: now.smooth, opacity: scale.colours === "berlin" ? Math.min(1, 1.5 * now.opacity) : now.opacity,
-      outlines: now.outlines ? outlines : [], grid: now.grid, sinks: now.overlay ? sinks : [], patches: [], cursor: null,
+      map: now.overlay ? map : null,
+      ...scale,
+      smooth: now.smooth,
+      opacity: scale.colours === "berlin" ? Math.min(1, 1.5 * now.opacity) : now.opacity,
+      outlines: now.outlines ? outlines : [],
+      grid: now.grid,
+      sinks: now.overlay ? sinks : [],
+      patches: [],
+      cursor: null,
     });
     const at = map.reduce((best, value, i) => (value > map[best] ? i : best), 0);
-    stage.element.setAttribute("aria-label", `Picture with map ${title}. Highest in row ${Math.floor(at / stage.columns) + 1}, column ${(at % stage.columns) + 1}.`);
+    stage.element.setAttribute(
+      "aria-label",
+      `Picture with map ${title}. ` +
+        `Highest in row ${Math.floor(at / stage.columns) + 1}, column ${(at % stage.columns) + 1}.`,
+    );
   }
 
   get equalAnswers() {
-    const [a, b] = this.sides.map((side) => side.maps.view.tokens.slice(side.maps.p).map((token) => token.text).join("\u0000"));
+    const [a, b] = this.sides.map((side) =>
+      side.maps.view.tokens
+        .slice(side.maps.p)
+        .map((token) => token.text)
+        .join("\u0000"),
+    );
     return a === b;
   }
 

@@ -7,12 +7,23 @@ const named = (name, key) => (key ? `${name} (key ${key})` : name);
 
 /** A button that does something at once. */
 export function action({ id, name, key, picture, act }) {
-  return make("button", { type: "button", id, class: "tool", title: named(name, key), "aria-label": name, on: { click: act } }, icon(picture));
+  return make(
+    "button",
+    { type: "button", id, class: "tool", title: named(name, key), "aria-label": name, on: { click: act } },
+    icon(picture),
+  );
 }
 
 /** A button that is on or off. With `words` the name stands beside the icon. */
 export function toggle({ id, name, key, picture, words = false, press }) {
-  const properties = { type: "button", id, class: words ? "tool words" : "tool", title: named(name, key), "aria-pressed": "false", on: { click: press } };
+  const properties = {
+    type: "button",
+    id,
+    class: words ? "tool words" : "tool",
+    title: named(name, key),
+    "aria-pressed": "false",
+    on: { click: press },
+  };
   if (!words) properties["aria-label"] = name;
   return make("button", properties, icon(picture), words ? make("span", { text: name }) : null);
 }
@@ -23,7 +34,15 @@ export const pressed = (button, on) => button.setAttribute("aria-pressed", Strin
 /** A slider with its name and its value in words. `moved(value)` is called at each step. */
 export function slider({ id, name, key, min, max, step, moved }) {
   const output = make("output", { for: id });
-  const input = make("input", { type: "range", id, min, max, step, title: named(name, key), on: { input: () => moved(Number(input.value)) } });
+  const input = make("input", {
+    type: "range",
+    id,
+    min,
+    max,
+    step,
+    title: named(name, key),
+    on: { input: () => moved(Number(input.value)) },
+  });
   return {
     element: make("label", { class: "slider", for: id }, make("span", { text: name }), input, output),
     show(value, words) {
@@ -36,8 +55,11 @@ export function slider({ id, name, key, min, max, step, moved }) {
 
 /** A list to choose from: `options` are [value, words]. */
 export function choice({ id, name, key, options, chosen, hidden = false }) {
-  const select = make("select", { id, title: named(name, key), on: { change: () => chosen(select.value) } },
-    ...options.map(([value, words]) => make("option", { value, text: words })));
+  const select = make(
+    "select",
+    { id, title: named(name, key), on: { change: () => chosen(select.value) } },
+    ...options.map(([value, words]) => make("option", { value, text: words })),
+  );
   const label = make("span", { class: hidden ? "unseen" : "", text: name });
   return { element: make("label", { class: "choice", for: id }, label, select), select };
 }
@@ -46,13 +68,31 @@ export function choice({ id, name, key, options, chosen, hidden = false }) {
 export function oneOf({ name, group, options, chosen }) {
   const inputs = new Map();
   const labels = options.map(({ value, words, picture, key, detail }) => {
-    const input = make("input", { type: "radio", name: group, value, class: "unseen", on: { change: () => chosen(value) } });
+    const input = make("input", {
+      type: "radio",
+      name: group,
+      value,
+      class: "unseen",
+      on: { change: () => chosen(value) },
+    });
     inputs.set(value, input);
-    const shown = picture ? [icon(picture), make("span", { class: "unseen", text: words })] : [make("span", { text: words })];
-    return make("label", { class: picture ? "tool" : "segment", title: named(words, key) }, input, ...shown, detail ?? null);
+    const shown = picture
+      ? [icon(picture), make("span", { class: "unseen", text: words })]
+      : [make("span", { text: words })];
+    return make(
+      "label",
+      { class: picture ? "tool" : "segment", title: named(words, key) },
+      input,
+      ...shown,
+      detail ?? null,
+    );
   });
   return {
-    element: make("div", { class: picture(options) ? "group" : "segments", role: "radiogroup", "aria-label": name }, ...labels),
+    element: make(
+      "div",
+      { class: picture(options) ? "group" : "segments", role: "radiogroup", "aria-label": name },
+      ...labels,
+    ),
     show: (value) => inputs.has(value) && (inputs.get(value).checked = true),
   };
 }
@@ -60,4 +100,5 @@ export function oneOf({ name, group, options, chosen }) {
 const picture = (options) => Boolean(options[0]?.picture);
 
 /** Tools that belong together. */
-export const group = (name, ...children) => make("div", { class: "group", role: "group", "aria-label": name }, ...children);
+export const group = (name, ...children) =>
+  make("div", { class: "group", role: "group", "aria-label": name }, ...children);

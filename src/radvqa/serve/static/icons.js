@@ -3,7 +3,7 @@
 import { makeSvg } from "./dom.js";
 
 const PATHS = {
-  pan: "M12 3v18M3 12h18M12 3l-2.5 2.5M12 3l2.5 2.5M12 21l-2.5-2.5M12 21l2.5-2.5M3 12l2.5-2.5M3 12l2.5 2.5M21 12l-2.5-2.5M21 12l-2.5 2.5",
+  pan: "M12 3v18M3 12h18M9.5 5.5L12 3l2.5 2.5M9.5 18.5L12 21l2.5-2.5M5.5 9.5L3 12l2.5 2.5M18.5 9.5L21 12l-2.5 2.5",
   zoom: "M10.5 4a6.5 6.5 0 1 0 0 13a6.5 6.5 0 0 0 0-13M15.3 15.3L21 21",
   window: "M12 4a8 8 0 1 0 0 16a8 8 0 0 0 0-16M12 4v16M12 8h6M12 12h8M12 16h6",
   plus: "M12 5v14M5 12h14",
@@ -25,6 +25,9 @@ const PATHS = {
 
 /** An icon by its name. */
 export function icon(name) {
-  return makeSvg("svg", { viewBox: "0 0 24 24", class: "icon", "aria-hidden": "true", focusable: "false" },
-    makeSvg("path", { d: PATHS[name] }));
+  return makeSvg(
+    "svg",
+    { viewBox: "0 0 24 24", class: "icon", "aria-hidden": "true", focusable: "false" },
+    makeSvg("path", { d: PATHS[name] }),
+  );
 }

@@ -5,7 +5,10 @@ import { make } from "./dom.js";
 const PEEK_MS = 350; // held longer than this, `o` is a look and not a switch
 
 const TYPING = "input:not([type=range]):not([type=checkbox]):not([type=radio]), textarea, select, [contenteditable]";
-const PRESSED_BY = { Enter: "a, button, summary, [type=checkbox], [type=radio]", " ": "a, button, summary, [type=checkbox], [type=radio]" };
+const PRESSED_BY = {
+  Enter: "a, button, summary, [type=checkbox], [type=radio]",
+  " ": "a, button, summary, [type=checkbox], [type=radio]",
+};
 const MOVED_BY = "[type=range], [type=radio], [role=grid] button";
 
 /**
@@ -49,18 +52,45 @@ function belongsElsewhere(event) {
 /** The help dialog of these bindings. `open()` shows it; the page gets the focus back when it closes. */
 export function makeHelp(bindings, groups) {
   const sections = groups.map((group) => {
-    const rows = bindings.filter((one) => one.group === group).map((one) =>
-      make("tr", {},
-        make("td", {}, ...one.shown.flatMap((key, i) => (i ? [" ", make("kbd", { text: key })] : [make("kbd", { text: key })]))),
-        make("td", { text: one.does })));
+    const rows = bindings
+      .filter((one) => one.group === group)
+      .map((one) =>
+        make(
+          "tr",
+          {},
+          make(
+            "td",
+            {},
+            ...one.shown.flatMap((key, i) => (i ? [" ", make("kbd", { text: key })] : [make("kbd", { text: key })])),
+          ),
+          make("td", { text: one.does }),
+        ),
+      );
     return make("section", {}, make("h3", { text: group }), make("table", {}, make("tbody", {}, ...rows)));
   });
-  const close = make("button", { type: "button", class: "primary", text: "Close", on: { click: () => dialog.close() } });
-  const dialog = make("dialog", { id: "keys", "aria-labelledby": "keys-title" },
+  const close = make("button", {
+    type: "button",
+    class: "primary",
+    text: "Close",
+    on: { click: () => dialog.close() },
+  });
+  const dialog = make(
+    "dialog",
+    { id: "keys", "aria-labelledby": "keys-title" },
     make("header", {}, make("h2", { id: "keys-title", text: "Keys" }), close),
-    make("div", { class: "key-groups", tabindex: "0", role: "group", "aria-label": "Keys and what they do" }, ...sections),
-    make("p", { class: "soft" }, "Mouse: the left button is the chosen tool, the middle button changes window and level, the wheel zooms; a click chooses a patch. ",
-      make("a", { href: "/help", text: "What the maps mean" })));
+    make(
+      "div",
+      { class: "key-groups", tabindex: "0", role: "group", "aria-label": "Keys and what they do" },
+      ...sections,
+    ),
+    make(
+      "p",
+      { class: "soft" },
+      "Mouse: the left button is the chosen tool, the middle button changes window and level, the wheel zooms; ",
+      "a click chooses a patch. ",
+      make("a", { href: "/help", text: "What the maps mean" }),
+    ),
+  );
   document.body.append(dialog);
   return { open: () => dialog.open || dialog.showModal() };
 }

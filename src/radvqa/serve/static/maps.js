@@ -33,7 +33,10 @@ export class ViewMaps {
   ofMethod(method, token) {
     const { low, high } = this.facts(method, token);
     const start = (this.record(method) * (this.t + 1) + (token === null ? this.t : token)) * this.cells;
-    return Float32Array.from(this.bytes.subarray(start, start + this.cells), (byte) => low + (byte / 255) * (high - low));
+    return Float32Array.from(
+      this.bytes.subarray(start, start + this.cells),
+      (byte) => low + (byte / 255) * (high - low),
+    );
   }
 
   /** The range of all token maps of a method, that of the whole answer's map included. */

@@ -17,15 +17,26 @@ export class Matrix {
     this.rows = range(layers).map((layer) => this.button(layer, null));
     this.columns = range(heads).map((head) => this.button(null, head));
     this.all = this.button(null, null);
-    const head = make("div", { role: "row" }, cell(this.all, "columnheader"), ...this.columns.map((one) => cell(one, "columnheader")));
+    const head = make(
+      "div",
+      { role: "row" },
+      cell(this.all, "columnheader"),
+      ...this.columns.map((one) => cell(one, "columnheader")),
+    );
     const body = this.cells.map((row, layer) =>
-      make("div", { role: "row" }, cell(this.rows[layer], "rowheader"), ...row.map((one) => cell(one, "gridcell"))));
-    this.grid = make("div", {
-      role: "grid",
-      class: "matrix",
-      "aria-label": "Layers (rows) and heads (columns) by share of attention on the image",
-      on: { keydown: (event) => this.move(event) },
-    }, head, ...body);
+      make("div", { role: "row" }, cell(this.rows[layer], "rowheader"), ...row.map((one) => cell(one, "gridcell"))),
+    );
+    this.grid = make(
+      "div",
+      {
+        role: "grid",
+        class: "matrix",
+        "aria-label": "Layers (rows) and heads (columns) by share of attention on the image",
+        on: { keydown: (event) => this.move(event) },
+      },
+      head,
+      ...body,
+    );
     this.grid.style.setProperty("--heads", String(heads));
     fill(element, this.grid);
   }
@@ -35,7 +46,14 @@ export class Matrix {
       type: "button",
       tabindex: "-1",
       "aria-pressed": "false",
-      text: layer === null && head === null ? "all" : head === null ? String(layer + 1) : layer === null ? String(head + 1) : "",
+      text:
+        layer === null && head === null
+          ? "all"
+          : head === null
+            ? String(layer + 1)
+            : layer === null
+              ? String(head + 1)
+              : "",
       data: { layer: String(layer ?? ""), head: String(head ?? "") },
       on: { click: () => this.choose(layer, head) },
     });
@@ -73,10 +91,16 @@ export class Matrix {
     const mean = (cells) => percent(cells.reduce((sum, at) => sum + mass[at], 0) / cells.length);
     const { heads, layers } = this;
     for (const l of range(layers)) {
-      this.rows[l].setAttribute("aria-label", `layer ${l + 1}, all heads: ${mean(range(heads).map((h) => l * heads + h))} on the image`);
+      this.rows[l].setAttribute(
+        "aria-label",
+        `layer ${l + 1}, all heads: ${mean(range(heads).map((h) => l * heads + h))} on the image`,
+      );
     }
     for (const h of range(heads)) {
-      this.columns[h].setAttribute("aria-label", `head ${h + 1}, all layers: ${mean(range(layers).map((l) => l * heads + h))} on the image`);
+      this.columns[h].setAttribute(
+        "aria-label",
+        `head ${h + 1}, all layers: ${mean(range(layers).map((l) => l * heads + h))} on the image`,
+      );
     }
     this.all.setAttribute("aria-label", `all layers and heads: ${mean(range(layers * heads))} on the image`);
   }

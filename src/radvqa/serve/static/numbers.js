@@ -35,6 +35,7 @@ export function short(value) {
   if (!known(value)) return UNDEFINED;
   if (value === 0) return "0";
   const size = Math.abs(value);
-  const text = size >= 1000 || size < 0.001 ? value.toExponential(1).replace("e+", "e") : String(Number(value.toPrecision(3)));
+  const text =
+    size >= 1000 || size < 0.001 ? value.toExponential(1).replace("e+", "e") : String(Number(value.toPrecision(3)));
   return text.replaceAll("-", "\u2212");
 }

@@ -111,7 +111,12 @@ function line(context, from, to) {
 }
 
 const corners = (cells, row, column) =>
-  [[0, 0], [1, 0], [1, 1], [0, 1]].map(([x, y]) => apply(cells, column + x, row + y));
+  [
+    [0, 0],
+    [1, 0],
+    [1, 1],
+    [0, 1],
+  ].map(([x, y]) => apply(cells, column + x, row + y));
 
 function trace(context, points) {
   context.beginPath();
@@ -148,7 +153,14 @@ function frameCell(context, cells, patch, columns, dash) {
 export function polygonsOf({ box, polygons }) {
   if (polygons.length) return polygons;
   const [x, y, width, height] = box;
-  return [[[x, y], [x + width, y], [x + width, y + height], [x, y + height]]];
+  return [
+    [
+      [x, y],
+      [x + width, y],
+      [x + width, y + height],
+      [x, y + height],
+    ],
+  ];
 }
 
 function drawOutline(context, toScreen, outline, labels) {
@@ -176,7 +188,8 @@ function writeLabel(context, { x, y }, { label, asked }, labels) {
   const width = context.measureText(text).width + 10;
   const left = Math.max(2, Math.min(x - width / 2, context.canvas.clientWidth - width - 2));
   let top = Math.max(2, y - 22);
-  const covers = (one) => Math.abs(one.top - top) < LABEL && left < one.left + one.width + 2 && one.left < left + width + 2;
+  const covers = (one) =>
+    Math.abs(one.top - top) < LABEL && left < one.left + one.width + 2 && one.left < left + width + 2;
   while (labels.some(covers)) top += LABEL + 1;
   labels.push({ left, top, width });
   context.fillStyle = "rgba(8, 10, 13, .85)";

@@ -22,7 +22,16 @@ export class PictureStage {
     Object.assign(this, { element, manifest, picture: manifest.picture });
     [this.rows, this.columns] = manifest.grid;
     this.filter = makeWindowFilter(`window-${++stages}`);
-    this.drawn = { painted: null, opacity: 1, smooth: true, outlines: [], grid: false, sinks: [], patches: [], cursor: null };
+    this.drawn = {
+      painted: null,
+      opacity: 1,
+      smooth: true,
+      outlines: [],
+      grid: false,
+      sinks: [],
+      patches: [],
+      cursor: null,
+    };
     this.waiting = false;
     this.viewer = new Viewer(element, this.picture, {
       moved: () => this.redraw(),
@@ -59,7 +68,11 @@ export class PictureStage {
     Object.assign(this, { wanted: window, inverted });
     this.applyWindow();
     clearTimeout(this.timer);
-    if (isHounsfield(this.picture)) this.timer = setTimeout(() => this.fetchWindow(window).catch((error) => announce(error.message)), SERVER_WINDOW_MS);
+    if (isHounsfield(this.picture))
+      this.timer = setTimeout(
+        () => this.fetchWindow(window).catch((error) => announce(error.message)),
+        SERVER_WINDOW_MS,
+      );
   }
 
   async fetchWindow(window) {
@@ -98,7 +111,12 @@ export class PictureStage {
     this.waiting = true;
     requestAnimationFrame(() => {
       this.waiting = false;
-      drawOverlay(this.viewer.canvas, this.viewer.toScreen(), { ...this.drawn, picture: this.picture, rows: this.rows, columns: this.columns });
+      drawOverlay(this.viewer.canvas, this.viewer.toScreen(), {
+        ...this.drawn,
+        picture: this.picture,
+        rows: this.rows,
+        columns: this.columns,
+      });
     });
   }
 }

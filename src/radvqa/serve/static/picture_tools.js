@@ -9,7 +9,9 @@ import { short } from "./numbers.js";
 /** The bar above the picture. */
 export function topBar({ state, act }) {
   const tools = oneOf({
-    name: "Left mouse button", group: "tool", chosen: (tool) => state.set({ tool }),
+    name: "Left mouse button",
+    group: "tool",
+    chosen: (tool) => state.set({ tool }),
     options: [
       { value: "pan", words: "Move", picture: "pan" },
       { value: "zoom", words: "Zoom", picture: "zoom", key: "z" },
@@ -17,18 +19,41 @@ export function topBar({ state, act }) {
     ],
   });
   const invert = toggle({ id: "invert", name: "Invert", key: "i", picture: "invert", press: act.invert });
-  const element = make("div", { class: "bar", role: "group", "aria-label": "Picture" },
+  const element = make(
+    "div",
+    { class: "bar", role: "group", "aria-label": "Picture" },
     tools.element,
-    group("Zoom",
+    group(
+      "Zoom",
       action({ id: "zoom-out", name: "Zoom out", key: "-", picture: "minus", act: act.zoomOut }),
       action({ id: "zoom-in", name: "Zoom in", key: "+", picture: "plus", act: act.zoomIn }),
-      action({ id: "fit", name: "Fit", key: "=", picture: "fit", act: act.fit })),
-    group("Turn",
+      action({ id: "fit", name: "Fit", key: "=", picture: "fit", act: act.fit }),
+    ),
+    group(
+      "Turn",
       action({ id: "rotate-left", name: "Rotate left", key: "l", picture: "left", act: act.rotateLeft }),
       action({ id: "rotate-right", name: "Rotate right", key: "r", picture: "right", act: act.rotateRight }),
-      action({ id: "flip-horizontally", name: "Flip left and right", key: "h", picture: "flipHorizontally", act: act.flipHorizontally }),
-      action({ id: "flip-vertically", name: "Flip up and down", key: "v", picture: "flipVertically", act: act.flipVertically })),
-    group("Grey values", invert, action({ id: "reset", name: "Reset the view", key: "space", picture: "reset", act: act.reset })));
+      action({
+        id: "flip-horizontally",
+        name: "Flip left and right",
+        key: "h",
+        picture: "flipHorizontally",
+        act: act.flipHorizontally,
+      }),
+      action({
+        id: "flip-vertically",
+        name: "Flip up and down",
+        key: "v",
+        picture: "flipVertically",
+        act: act.flipVertically,
+      }),
+    ),
+    group(
+      "Grey values",
+      invert,
+      action({ id: "reset", name: "Reset the view", key: "space", picture: "reset", act: act.reset }),
+    ),
+  );
   const show = ({ tool, invert: inverted }) => {
     tools.show(tool);
     pressed(invert, inverted);
@@ -43,8 +68,13 @@ export function windowBar(picture, { state, act }) {
   const change = (changes) => state.set({ window: { ...state.get().window, ...changes } });
   const sliders = real ? windowSliders(picture, change) : contrastSliders(change);
   const presets = real ? group("Windows", ...PRESETS.map((one) => presetButton(one, act))) : null;
-  const element = make("div", { class: "bar", role: "group", "aria-label": title },
-    make("span", { class: "bar-title", text: title }), ...sliders.map((one) => one.element), presets);
+  const element = make(
+    "div",
+    { class: "bar", role: "group", "aria-label": title },
+    make("span", { class: "bar-title", text: title }),
+    ...sliders.map((one) => one.element),
+    presets,
+  );
   const show = ({ window }) => {
     for (const one of sliders) one.showWindow(window);
     for (const button of element.querySelectorAll("[data-preset]")) {
@@ -56,47 +86,135 @@ export function windowBar(picture, { state, act }) {
 }
 
 const presetButton = ({ key, name }, act) =>
-  make("button", { type: "button", class: "tool words preset", data: { preset: key }, title: `${name} (key ${key})`, text: name, on: { click: () => act.preset(key) } });
+  make("button", {
+    type: "button",
+    class: "tool words preset",
+    data: { preset: key },
+    title: `${name} (key ${key})`,
+    text: name,
+    on: { click: () => act.preset(key) },
+  });
 
 function windowSliders(picture, change) {
   const limits = windowLimits(picture);
   return ["center", "width"].map((part) => {
-    const one = slider({ id: `window-${part}`, name: part === "center" ? "Level" : "Width", ...limits[part], moved: (value) => change({ [part]: value }) });
+    const one = slider({
+      id: `window-${part}`,
+      name: part === "center" ? "Level" : "Width",
+      ...limits[part],
+      moved: (value) => change({ [part]: value }),
+    });
     return { ...one, showWindow: (window) => one.show(window[part], `${window[part]} HU`) };
   });
 }
 
 function contrastSliders(change) {
-  const brightness = slider({ id: "brightness", name: "Brightness", min: 0, max: 100, step: 1, moved: (value) => change({ center: 100 - value }) });
-  const contrast = slider({ id: "contrast", name: "Contrast", min: 50, max: 1000, step: 10, moved: (value) => change({ width: 10000 / value }) });
+  const brightness = slider({
+    id: "brightness",
+    name: "Brightness",
+    min: 0,
+    max: 100,
+    step: 1,
+    moved: (value) => change({ center: 100 - value }),
+  });
+  const contrast = slider({
+    id: "contrast",
+    name: "Contrast",
+    min: 50,
+    max: 1000,
+    step: 10,
+    moved: (value) => change({ width: 10000 / value }),
+  });
   return [
     { ...brightness, showWindow: ({ center }) => brightness.show(100 - center, `${Math.round(100 - center)} %`) },
-    { ...contrast, showWindow: ({ width }) => contrast.show(Math.round(10000 / width), `${Math.round(10000 / width)} %`) },
+    {
+      ...contrast,
+      showWindow: ({ width }) => contrast.show(Math.round(10000 / width), `${Math.round(10000 / width)} %`),
+    },
   ];
 }
 
 /** What is drawn over the picture. `outlined`: whether regions are known; `scale`: whether it can be chosen. */
 export function overlayBar({ state, flip, outlined, scale = true }) {
-  const overlay = toggle({ id: "overlay", name: "Map", key: "o", picture: "overlay", words: true, press: () => flip("overlay") });
-  const opacity = slider({ id: "opacity", name: "Opacity", key: "[ ]", min: 0, max: 1, step: 0.05, moved: (value) => state.set({ opacity: value }) });
+  const overlay = toggle({
+    id: "overlay",
+    name: "Map",
+    key: "o",
+    picture: "overlay",
+    words: true,
+    press: () => flip("overlay"),
+  });
+  const opacity = slider({
+    id: "opacity",
+    name: "Opacity",
+    key: "[ ]",
+    min: 0,
+    max: 1,
+    step: 0.05,
+    moved: (value) => state.set({ opacity: value }),
+  });
   const colours = choice({
-    id: "colours", name: "Colours", key: "c", hidden: true, options: COLOUR_MAPS.map((name) => [name, name === "hot" ? "hot (clear)" : name]),
+    id: "colours",
+    name: "Colours",
+    key: "c",
+    hidden: true,
+    options: COLOUR_MAPS.map((name) => [name, name === "hot" ? "hot (clear)" : name]),
     chosen: (value) => state.set({ colours: value }),
   });
-  const smooth = toggle({ id: "smooth", name: "Smooth", key: "b", picture: "smooth", words: true, press: () => flip("smooth") });
-  const outlines = toggle({ id: "outlines", name: "Regions", key: "m", picture: "outline", words: true, press: () => flip("outlines") });
+  const smooth = toggle({
+    id: "smooth",
+    name: "Smooth",
+    key: "b",
+    picture: "smooth",
+    words: true,
+    press: () => flip("smooth"),
+  });
+  const outlines = toggle({
+    id: "outlines",
+    name: "Regions",
+    key: "m",
+    picture: "outline",
+    words: true,
+    press: () => flip("outlines"),
+  });
   outlines.disabled = !outlined;
   if (!outlined) outlines.title = "No region of this picture is known";
-  const grid = toggle({ id: "grid", name: "Patches", key: "g", picture: "grid", words: true, press: () => flip("grid") });
-  const shared = toggle({ id: "shared", name: "One scale", key: "s", picture: "scale", words: true, press: () => flip("shared") });
+  const grid = toggle({
+    id: "grid",
+    name: "Patches",
+    key: "g",
+    picture: "grid",
+    words: true,
+    press: () => flip("grid"),
+  });
+  const shared = toggle({
+    id: "shared",
+    name: "One scale",
+    key: "s",
+    picture: "scale",
+    words: true,
+    press: () => flip("shared"),
+  });
   shared.title = "One scale for all words, or for all layers and heads, instead of each map's own (key s)";
-  const element = make("div", { class: "bar", role: "group", "aria-label": "Over the picture" },
-    overlay, opacity.element, colours.element, group("Drawn", smooth, outlines, grid, scale ? shared : ""));
+  const element = make(
+    "div",
+    { class: "bar", role: "group", "aria-label": "Over the picture" },
+    overlay,
+    opacity.element,
+    colours.element,
+    group("Drawn", smooth, outlines, grid, scale ? shared : ""),
+  );
   const show = (now) => {
     pressed(overlay, now.overlay);
     opacity.show(now.opacity, `${Math.round(100 * now.opacity)} %`);
     colours.select.value = now.colours;
-    for (const [button, on] of [[smooth, now.smooth], [outlines, now.outlines], [grid, now.grid], [shared, now.shared]]) pressed(button, on);
+    for (const [button, on] of [
+      [smooth, now.smooth],
+      [outlines, now.outlines],
+      [grid, now.grid],
+      [shared, now.shared],
+    ])
+      pressed(button, on);
   };
   return { element, show };
 }

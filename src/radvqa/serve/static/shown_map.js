@@ -29,7 +29,9 @@ export function othersOf({ tokens }, maps) {
   if (!tokens.length) return [];
   const ofAnswer = tokens.every((position) => position >= maps.p);
   const [from, to] = ofAnswer ? [maps.p, maps.T] : [1, maps.p];
-  return range(to - from).map((k) => from + k).filter((position) => !tokens.includes(position));
+  return range(to - from)
+    .map((k) => from + k)
+    .filter((position) => !tokens.includes(position));
 }
 
 function fromAttention(state, maps) {
@@ -44,7 +46,13 @@ function fromAttention(state, maps) {
   for (const position of positions) {
     for (const cell of cells) mass += maps.mass[position * maps.L * maps.H + cell] / positions.length / cells.length;
   }
-  return { map, low: 0, high, unit: "attention weight per patch", facts: { image_mass: mass, flatness: flatness(map) } };
+  return {
+    map,
+    low: 0,
+    high,
+    unit: "attention weight per patch",
+    facts: { image_mass: mass, flatness: flatness(map) },
+  };
 }
 
 function fromMethod(state, maps) {

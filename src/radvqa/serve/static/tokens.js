@@ -27,11 +27,21 @@ export function tokenNumbers(colouredBy, tokens, { onPatches, fromPatches }) {
     const values = tokens.map((token) => token.reliance ?? null);
     return scaled(values, (value) => signed(value, 2));
   }
-  if (colouredBy === "patches") return scaled(tokens.map((_, k) => (onPatches ? onPatches[k] : null)), percent);
+  if (colouredBy === "patches")
+    return scaled(
+      tokens.map((_, k) => (onPatches ? onPatches[k] : null)),
+      percent,
+    );
   if (colouredBy === "prompt") {
-    return scaled(tokens.map((_, k) => (fromPatches && k < fromPatches.length ? fromPatches[k] : null)), percent);
+    return scaled(
+      tokens.map((_, k) => (fromPatches && k < fromPatches.length ? fromPatches[k] : null)),
+      percent,
+    );
   }
-  return scaled(tokens.map((token) => (token.part === "bos" ? null : token.image_mass)), percent);
+  return scaled(
+    tokens.map((token) => (token.part === "bos" ? null : token.image_mass)),
+    percent,
+  );
 }
 
 function scaled(values, words) {
@@ -54,7 +64,8 @@ export function drawTokens(element, { tokens, part, numbers, chosen, press, mean
   tokens.forEach((token, position) => {
     if ((token.part === "answer") !== (part === "answer")) return;
     const last = words.at(-1);
-    if (last && last.word === token.word && last.part === token.part && token.part !== "bos") last.pieces.push(position);
+    if (last && last.word === token.word && last.part === token.part && token.part !== "bos")
+      last.pieces.push(position);
     else words.push({ word: token.word, part: token.part, pieces: [position] });
   });
   fill(element, ...words.map(({ pieces }) => make("span", { class: "word" }, ...pieces.map(chip))));
@@ -62,14 +73,19 @@ export function drawTokens(element, { tokens, part, numbers, chosen, press, mean
   function chip(position) {
     const token = tokens[position];
     const { shown, strength } = numbers[position];
-    const button = make("button", {
-      type: "button",
-      class: "token",
-      "aria-pressed": String(chosen.has(position)),
-      "aria-label": `${tokenText(token)}: ${meaning} ${shown}`,
-      data: { position: String(position) },
-      on: { click: (event) => press(position, event.shiftKey) },
-    }, make("span", { class: "piece", text: tokenText(token) }), make("span", { class: "figure", text: shown }));
+    const button = make(
+      "button",
+      {
+        type: "button",
+        class: "token",
+        "aria-pressed": String(chosen.has(position)),
+        "aria-label": `${tokenText(token)}: ${meaning} ${shown}`,
+        data: { position: String(position) },
+        on: { click: (event) => press(position, event.shiftKey) },
+      },
+      make("span", { class: "piece", text: tokenText(token) }),
+      make("span", { class: "figure", text: shown }),
+    );
     button.firstElementChild.style.backgroundColor = tokenColour(strength);
     return button;
   }

@@ -108,13 +108,17 @@ export class Viewer {
   /** The middle button always changes window and level. */
   middleDrag(windowed) {
     let last = null;
-    this.stage.addEventListener("pointerdown", (event) => {
-      if (event.button !== 1) return;
-      event.preventDefault();
-      event.stopPropagation();
-      last = event;
-      this.stage.setPointerCapture(event.pointerId);
-    }, { capture: true });
+    this.stage.addEventListener(
+      "pointerdown",
+      (event) => {
+        if (event.button !== 1) return;
+        event.preventDefault();
+        event.stopPropagation();
+        last = event;
+        this.stage.setPointerCapture(event.pointerId);
+      },
+      { capture: true },
+    );
     this.stage.addEventListener("pointermove", (event) => {
       if (!last) return;
       windowed(event.clientX - last.clientX, event.clientY - last.clientY);
