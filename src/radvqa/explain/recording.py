@@ -119,22 +119,21 @@ def attention_rows(
     batch, heads, _, width = query.shape
     key_heads, columns = key.shape[1], key.shape[2]
     scale = width**-0.5 if scaling is None else scaling
-    grouped = query[:, :, queries].reshape(batch, key_heads, -1, width)
-    scores = (_products(grouped, key) * scale).view(batch, heads, -1, columns)
+    grouped = query[:, :, queries].reshape(batch * key_heads, -1, width)
+    scores = _products(grouped, key.flatten(0, 1)).mul_(scale).view(batch, heads, -1, columns)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     if mask is None:
         return scores.softmax(dim=-1)
-    # One addition in place: every further pass over the scores costs as much as a third of their product.
+    # In place: every copy of the scores costs as much as a third of their product.
     lowest = torch.finfo(torch.float32).min
     added = _additive(mask[:, :, queries, :columns], lowest)
-    scores += added
-    weights = scores.softmax(dim=-1)
+    weights = scores.add_(added).softmax(dim=-1)
     empty = (added == lowest).all(dim=-1, keepdim=True)
     return weights.masked_fill(empty, 0.0) if bool(empty.any()) else weights
 
 
-def _products(grouped: Float[Tensor, "b K q d"], key: Float[Tensor, "b K n d"]) -> Float[Tensor, "b K q n"]:
+def _products(grouped: Float[Tensor, "g q d"], key: Float[Tensor, "g n d"]) -> Float[Tensor, "g q n"]:
     """Unscaled scores in fp32. Queries and keys that are bfloat16 already lose nothing in the units for bfloat16."""
     settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = settings.fp32_precision
@@ -142,7 +141,7 @@ def _products(grouped: Float[Tensor, "b K q d"], key: Float[Tensor, "b K n d"]) 
     try:
         # An outer autocast would round the products; in here they are fp32.
         with torch.autocast(grouped.device.type, enabled=False):
-            return grouped.float() @ key.float().transpose(-1, -2)
+            return torch.bmm(grouped.float(), key.float().transpose(1, 2))
     finally:
         settings.fp32_precision = before
 

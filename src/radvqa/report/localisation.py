@@ -9,12 +9,14 @@ from radvqa.records import write_bytes, write_json, write_text
 from radvqa.report.localisation_figure import localisation_figure
 from radvqa.report.localisation_wording import (
     FAITHFULNESS,
+    MOST_VALUES,
     NAMES,
     conclusions,
     faithfulness_names,
     limits,
     markdown,
     not_shown,
+    shown_strata,
     value,
 )
 from radvqa.report.wording import p_value, percent, points
@@ -39,6 +41,8 @@ def write_localisation(found: Evaluation, folder: Path) -> Path:
         names={name: title for name, title in NAMES.items() if _somewhere(found, name)},
         meanings=METRICS,
         exclusions=EXCLUSIONS,
+        strata=shown_strata(found),
+        most_values=MOST_VALUES,
         conclusions=conclusions(found),
         not_shown=not_shown(),
         faithfulness={name: FAITHFULNESS[name] for name in faithfulness_names(found)},

@@ -7,6 +7,8 @@ from radvqa.explain.measured import CHANCE, LABEL_PRIOR, Difference, Estimate, E
 from radvqa.report.wording import p_value, percent, points
 
 SAME_MAP: Final = 0.02
+MOST_VALUES: Final = 10
+"""Columns of a table of strata."""
 NAMES: Final[Mapping[str, str]] = {
     "hit": "Pointing hit, %",
     "hit@1": "Hit within 1 cell, %",
@@ -164,6 +166,11 @@ def faithfulness_names(found: Evaluation) -> list[str]:
     return [name for name in FAITHFULNESS if any(name in row for row in rows)]
 
 
+def shown_strata(found: Evaluation) -> dict[str, dict[str, dict[str, dict[str, Estimate]]]]:
+    """Of each stratum the values with the most questions, as far as a table can hold them."""
+    return {stratum: dict(list(values.items())[:MOST_VALUES]) for stratum, values in found["table"]["strata"].items()}
+
+
 def _faithfulness_lines(found: Evaluation) -> list[str]:
     names = faithfulness_names(found)
     if not names:
@@ -191,7 +198,7 @@ def _sanity_lines(found: Evaluation) -> list[str]:
 
 def _strata_lines(found: Evaluation) -> list[str]:
     lines: list[str] = []
-    for stratum, values in found["table"]["strata"].items():
+    for stratum, values in shown_strata(found).items():
         lines += ["", f"## Pointing hit by {stratum}, %", "", *_table(["Row", *values])]
         for name in found["table"]["rows"]:
             cells = [

@@ -29,15 +29,16 @@ def test_one_scale_and_the_difference(pair, run, case_paths):
     from radvqa.explain.bundle_files import read_bundle
 
     page = pair.page
-    scales = [page.locator(f"#stage-{side} .ramp").inner_text() for side in "ab"]
-    assert scales[0] == scales[1]
     key = case_paths[0].rsplit("/", 1)[1]
-    maps = [
-        read_bundle(run / "explain" / part / "cases" / key).array("model/maps/raw")[-1] for part in ("", "stage-base")
-    ]
-    most = np.abs(maps[0] - maps[1]).max()
-    shown = float(page.inner_text("#stage-difference .high"))
-    assert shown == pytest.approx(most, rel=0.03)
+    cases = [read_bundle(run / "explain" / part / "cases" / key) for part in ("", "stage-base")]
+    for method in ("token_occlusion", "raw"):  # the values of the first are no shares
+        page.select_option("#method", method)
+        pair.settle()
+        scales = [page.locator(f"#stage-{side} .ramp").inner_text() for side in "ab"]
+        assert scales[0] == scales[1]
+        first, second = (case.array(f"model/maps/{method}")[-1] for case in cases)
+        shown = float(page.inner_text("#stage-difference .high"))
+        assert shown == pytest.approx(np.abs(first - second).max(), rel=0.03)
     assert "more in A" in page.inner_text("#side-difference")
 
 
