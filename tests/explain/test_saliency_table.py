@@ -87,6 +87,8 @@ def test_a_perfect_score_claims_no_certainty(table: Localisation) -> None:
     hit = table["rows"]["oracle"]["metrics"]["hit"]
     assert hit["low"] == pytest.approx(0.025 ** (1 / 24))
     assert hit["high"] == 1.0
+    area = table["rows"]["chance"]["metrics"]["energy"]
+    assert (area["low"], area["high"]) == (0.0625, 0.0625)
 
 
 def test_a_constant_map_is_left_out_and_counted(table: Localisation) -> None:

@@ -122,6 +122,7 @@ def test_the_page_is_whole_and_harmless(found: Evaluation, tmp_path: Path) -> No
 
 
 def test_markdown_tables_stay_tables(found: Evaluation) -> None:
+    assert "<" not in markdown(found)
     lines = markdown(found).splitlines()
     heads = [number for number, line in enumerate(lines) if line.startswith("|---")]
     assert len(heads) == 6

@@ -21,7 +21,6 @@ from radvqa.evaluate.statistics import (
     percentile_limits,
 )
 from radvqa.explain.measured import (
-    BOUNDED,
     BY_STRATUM,
     CHANCE,
     LABEL_PRIOR,
@@ -157,8 +156,8 @@ def _estimates(
 ) -> dict[tuple[str, str], Estimate]:
     """Mean and percentile interval of every column, from the same draws of images.
 
-    As ``statistics.score_interval``, no score from 0 to 1 claims more than a perfect one (or a worst) on as many
-    images could.
+    As in ``statistics.score_interval``, a column of hits and misses claims no more than all hits (or all misses) on as
+    many images could.
     """
     if not images or not columns:
         return {}
@@ -170,7 +169,7 @@ def _estimates(
         groups, questions = int((sizes[:, number] > 0).sum()), int(sizes[:, number].sum())
         mean = float(np.nanmean(column)) if questions else math.nan
         low, high = (float(lows[number]), float(highs[number])) if groups > 1 else (math.nan, math.nan)
-        if groups > 1 and key[1] in BOUNDED:
+        if groups > 1 and np.isin(column[~np.isnan(column)], (0.0, 1.0)).all():
             alike = least_share_alike(groups, level=level)
             low, high = min(low, alike), max(high, 1 - alike)
         found[key] = _estimate(Interval(mean, low, high, groups, questions))

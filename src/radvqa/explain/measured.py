@@ -17,7 +17,6 @@ METRICS: Final = {
 }
 TESTED: Final = ("hit", "energy", "auprc")
 BY_STRATUM: Final = ("hit", "enrichment", "auprc")
-BOUNDED: Final = frozenset({*METRICS, "specificity"} - {"enrichment"})
 NEAR_ZERO_NATS: Final = 0.1
 CHANCE: Final = "chance"
 LABEL_PRIOR: Final = "label_prior"

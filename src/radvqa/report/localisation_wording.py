@@ -57,7 +57,7 @@ def conclusions(found: Evaluation) -> list[str]:
     table = found["table"]
     sentences = [
         f"On {table['questions']:,} questions about {table['images']:,} images of {found['dataset']}, split "
-        f"{found['split']}, the region that a question asks about is known. In the middle it covers "
+        f"{found['split']}, the region that a question asks about is known; the median one covers "
         f"{percent(table['median_area'])} % of the picture."
     ]
     for reference, name in ((LABEL_PRIOR, "the label-position prior, which never sees the image"), (CHANCE, "chance")):
@@ -129,7 +129,7 @@ def markdown(found: Evaluation) -> str:
     """Conclusions and tables as Markdown."""
     table = found["table"]
     metrics = [one for one in NAMES if any(one in row["metrics"] for row in table["rows"].values())]
-    lines = [f"# Where the maps lie: {found['subject']} on {found['dataset']}, {found['split']}", ""]
+    lines = [_inert(f"# Where the maps lie: {found['subject']} on {found['dataset']}, {found['split']}"), ""]
     lines += [*(f"- {one}" for one in conclusions(found)), "", "Research tool. Not for clinical use.", ""]
     lines += _table(["Row", *(NAMES[one] for one in metrics), "Left out"])
     for name, row in table["rows"].items():
@@ -226,4 +226,9 @@ def _table(head: Sequence[str]) -> list[str]:
 
 
 def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |"
+    return "| " + " | ".join(_inert(cell).replace("|", "/") for cell in cells) + " |"
+
+
+def _inert(text: str) -> str:
+    """Without what Markdown would take for HTML."""
+    return text.replace("<", "&lt;")

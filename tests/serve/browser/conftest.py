@@ -134,7 +134,7 @@ def open_tab(chromium: Any) -> Iterator[Callable[..., Visit]]:
         context = chromium.new_context(viewport=window, **settings)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(90_000)
         found = Visit(page=page, origin=origin)
 
         def requested(request: Any) -> None:

@@ -121,15 +121,15 @@ def test_next_and_previous_case(case, case_paths):
     page = case.page
     for key, place in (("PageDown", 1), ("Enter", 2), ("PageUp", 1)):
         page.keyboard.press(key)
-        page.wait_for_url(f"**{case_paths[place]}")
+        page.wait_for_url(f"**{case_paths[place]}", wait_until="commit")
         page.wait_for_selector("#stage[data-ready]")
     page.keyboard.press("PageUp")
-    page.wait_for_url(f"**{case_paths[0]}")
+    page.wait_for_url(f"**{case_paths[0]}", wait_until="commit")
     page.wait_for_selector("#stage[data-ready]")
     page.keyboard.press("PageUp")
     assert case.said() == "This is the first case"
     page.keyboard.press("x")
-    page.wait_for_url("**/compare?**")
+    page.wait_for_url("**/compare?**", wait_until="commit")
     page.wait_for_selector("#stage-b[data-ready]")
 
 
