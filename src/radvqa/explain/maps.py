@@ -19,7 +19,7 @@ from radvqa.explain.attention_maps import AttentionMaps
 from radvqa.explain.capture import Keep, Trace, trace
 from radvqa.explain.gradient import gradient_maps
 from radvqa.explain.methods import DEFAULT_METHODS, METHODS
-from radvqa.explain.occlusion import STRIDE, WINDOW, Kind, occlusion_map
+from radvqa.explain.occlusion import WINDOW, Kind, occlusion_map
 from radvqa.explain.rollout import Fusion, row_shares
 from radvqa.explain.saliency_map import SaliencyMap, answer_grid_map, answer_map, grid_maps, image_maps
 from radvqa.explain.two_tower import TwoTower, compose, tower_residual, tower_rollout
@@ -62,7 +62,7 @@ class MapSettings:
         sinks: mark them (the map stays as it is) or take their weight out of attention maps.
         discard: share of the smallest weights of each row that rollouts leave out.
         window: side of what occlusion hides at once, in image cells.
-        stride: steps of that window, in image cells.
+        stride: steps of that window, in image cells; None = half of it for tokens, the whole of it for pixels.
         tower_alpha: share of the residual connection in the vision tower, for ``two_tower``; "norm" = measured.
         tower_layers: how many of its last layers; None = all.
     """
@@ -74,7 +74,7 @@ class MapSettings:
     sinks: Literal["mark", "remove"] = "mark"
     discard: float = 0.0
     window: int = WINDOW
-    stride: int = STRIDE
+    stride: int | None = None
     tower_alpha: float | Literal["norm"] = 0.9
     tower_layers: int | None = None
 

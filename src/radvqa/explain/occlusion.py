@@ -28,8 +28,8 @@ Fill = Literal["blur", "mean"] | UInt8[Tensor, "y x 3"]
 Score = Callable[[Bool[Tensor, "k i"]], Float[Tensor, "k t"]]
 """Log-probabilities of the answer's tokens under k variants, each without the cells that are True."""
 
-WINDOW, STRIDE = 4, 2
-"""Cells. On a 16 x 16 grid 49 windows, each a sixteenth of the picture."""
+WINDOW = 4
+"""Side in cells. On a 16 x 16 grid each window hides a sixteenth of the picture: 49 windows of tokens, 16 of pixels."""
 
 
 _TOWER_BATCH = 8
