@@ -171,10 +171,8 @@ def _view(
     every = len(tokens)
     later = sum(token.part == "answer" for token in tokens)
     weights = rng.random((every, layers, heads, *GRID)) ** 6
-    weights[0] = 0.0
     scale = weights.max(axis=(-2, -1))
     share = rng.random((every, layers, heads)).astype(np.float32)
-    share[0] = 0.0
     safe = np.where(scale > 0.0, scale, 1.0)[..., None, None]
     total = np.where(scale > 0.0, weights.sum(axis=(-2, -1)), 1.0)
     arrays: dict[str, np.ndarray] = {

@@ -15,8 +15,9 @@ answer), L layers, H heads, an r x c image grid, p prompt tokens (bos included) 
 ``image/values``                float32 y x          of a CT: Hounsfield units; no such array where there are none
 ==============================  ===================  ==============================================================
 
-The row of a text position is what predicts the next token. ``attention[k]`` belongs to ``tokens[k]`` of the manifest
-and is the row that *predicts* that token; for bos, which the last image position precedes, it is all zeros.
+``attention[k]`` belongs to ``tokens[k]`` of the manifest. Of a token of the answer it is the row under which the token
+was predicted, that of the position before it. Nothing predicts the prompt: of its tokens it is the token's own row, what
+this word attends to.
 """
 
 from collections.abc import Mapping
@@ -33,8 +34,8 @@ class Token:
     """One text token. ``word`` numbers the words of prompt and answer, from 0 (bos), so that pieces can be grouped.
 
     ``text`` is what the token adds to the text before it, blanks included.
-    ``image_mass`` is the share of raw attention on the image, mean over layers and heads, of the row that predicts the
-    token. ``reliance`` (nats; answer tokens only): how much more probable the token is with the image than without.
+    ``image_mass`` is the share of raw attention on the image, mean over layers and heads, of the token's row in
+    ``attention``. ``reliance`` (nats; answer tokens only): how much more probable the token is with the image than without.
     """
 
     text: str
@@ -128,8 +129,8 @@ class Picture:
 class Manifest:
     """Everything of a case but its arrays. ``key`` names it in addresses: no text of the data set gets there.
 
-    ``model``: name, run, stage, weights, dtype, decoding, layout, layers, heads, settings of the maps, and
-    ``made_from``, a digest of all that the case depends on. ``grid``: rows and columns.
+    ``model``: name, run, stage, weights, dtype, decoding, layout, layers, heads, ``settings`` (those that the
+    case's methods heed) and ``made_from``, a digest of all else that it depends on. ``grid``: rows and columns.
     """
 
     schema: int

@@ -190,14 +190,12 @@ def read_bundle(folder: Path) -> Bundle:
     return Bundle(folder, manifest)
 
 
-def kept_case(folder: Path, *, made_from: str) -> Manifest | None:
-    """The manifest of a whole case that was made from the same things, or None: then it has to be made (again)."""
+def is_whole(bundle: Bundle) -> bool:
+    """Whether picture and arrays are there, and are the ones that were written."""
     try:
-        bundle = read_bundle(folder)
-        same = bundle.manifest.model.get("made_from") == made_from
-        return bundle.manifest if same and bundle.array_names and bundle.picture else None
+        return bool(bundle.array_names and bundle.picture)
     except RunError:
-        return None
+        return False
 
 
 def write_cases(explained: Path, lines: Sequence[CaseLine]) -> None:

@@ -14,11 +14,13 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from radvqa.data.imaging import open_image
+from radvqa.errors import RunError
 from radvqa.evaluate.metrics import accuracy
 from radvqa.explain.asked import answer_ids, ask
 from radvqa.explain.bundle import SCHEMA, CaseLine, Manifest, Picture, View, ViewName
-from radvqa.explain.bundle_files import CASES_FOLDER, PIXELS, VALUES, case_key
-from radvqa.explain.maps import MapSettings
+from radvqa.explain.bundle_files import CASES_FOLDER, PIXELS, VALUES, case_key, is_whole, read_bundle
+from radvqa.explain.map_settings import MapSettings, used_settings
+from radvqa.explain.methods import METHODS
 from radvqa.explain.outlines import outlines_of
 from radvqa.explain.overlay import grid_frame
 from radvqa.explain.targets import asked_regions, grid_coverage, regions_by_label
@@ -26,9 +28,13 @@ from radvqa.explain.views import view_of
 from radvqa.models.layout import Row
 from radvqa.models.vlm import Vision, Vlm
 from radvqa.recipe import Aspect
+from radvqa.run.provenance import digest_files
 from radvqa.sample import Prediction, Region, VqaSample
 
 Arrays = dict[str, np.ndarray]
+
+_MADE = 2
+"""Counted up when maps or facts change their meaning: cases made before are then made again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,14 +59,17 @@ class ExplainedModel:
 
 
 def choose(predictions: Sequence[Prediction], count: int) -> list[str]:
-    """Sample ids, right and wrong answers in turn, each time from the content type seen least, one per image first."""
-    pools: dict[bool, list[Prediction]] = {True: [], False: []}
+    """Sample ids, right and wrong answers in turn, each time from the content type seen least, one per image first.
+
+    Answers without a reference, which are neither, come last.
+    """
+    pools: dict[bool | None, list[Prediction]] = {True: [], False: [], None: []}
     for prediction in predictions:
-        pools[accuracy(prediction) == 1.0].append(prediction)
+        pools[_verdict(prediction)].append(prediction)
     chosen: list[Prediction] = []
     used: dict[str, int] = defaultdict(int)
     while len(chosen) < count and any(pools.values()):
-        pool = pools[len(chosen) % 2 == 0] or pools[len(chosen) % 2 == 1]
+        pool = pools[len(chosen) % 2 == 0] or pools[len(chosen) % 2 == 1] or pools[None]
         best = min(pool, key=lambda one: (used[one.image_id], used[one.tags.get("content_type", "")], one.sample_id))
         pool.remove(best)
         used[best.image_id] += 1
@@ -74,7 +83,7 @@ def predicted(prediction: Prediction, vlm: Vlm) -> Given:
     return Given(
         text=prediction.text,
         token_ids=tuple(token for token in prediction.token_ids if token != vlm.tokens.eos_id),
-        correct=accuracy(prediction) == 1.0 if any(prediction.references) else None,
+        correct=_verdict(prediction),
         finished=prediction.finished,
     )
 
@@ -129,7 +138,8 @@ def explain_case(
         made_from: see ``made_from``.
 
     Raises:
-        DataError: an answer has no tokens, or the image or a mask cannot be read.
+        DataError: an answer or the foil has no tokens, or the image or a mask cannot be read.
+        RecipeError: a setting selects nothing.
         ModelError: see ``radvqa.explain.capture.trace``.
     """
     image = open_image(sample.image) if image is None else image
@@ -150,6 +160,7 @@ def explain_case(
             methods=methods,
             settings=settings,
             coverage=coverage,
+            language=sample.language,
         )
         arrays |= {f"{name}/{key}": value for key, value in found.items()}
     text = vlm.base.config.text_config
@@ -176,7 +187,7 @@ def explain_case(
             "layout": vlm.layout,
             "layers": text.num_hidden_layers,
             "heads": text.num_attention_heads,
-            "settings": dataclasses.asdict(settings),
+            "settings": used_settings(methods, settings),
             "made_from": made_from,
         },
         views=views,
@@ -214,44 +225,73 @@ def made_from(
     image_sha256: str,
     answer: Sequence[int] | None,
     model: ExplainedModel,
-    methods: Sequence[str],
-    settings: MapSettings,
     regions: Sequence[Region],
 ) -> str:
-    """A digest of all that a case depends on: a case with the same one need not be made again.
+    """A digest of all that a case depends on but its methods and settings, which the manifest tells in the open.
 
     ``answer``: the generated token ids, or None where the case generates its own.
+
+    Raises:
+        DataError: a mask cannot be read.
     """
+    masks = list(dict.fromkeys(one.mask for one in regions if one.mask is not None))
     parts = [
         SCHEMA,
+        _MADE,
         dataclasses.asdict(dataclasses.replace(sample, image=Path())),
         image_sha256,
         answer,
         dataclasses.asdict(model),
-        list(methods),
-        dataclasses.asdict(settings),
-        [(one.label, one.box, one.mask_value) for one in regions],
+        [(one.label, one.box, one.mask_value, None if one.mask is None else masks.index(one.mask)) for one in regions],
+        list(digest_files(masks).values()),
     ]
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
 
 
-def _is_right(text: str, sample: VqaSample) -> bool | None:
-    if not any(sample.answers):
-        return None
-    answered = Prediction(
-        sample_id=sample.sample_id,
-        group_id=sample.group_id,
-        image_id=sample.image_id,
-        question=sample.question,
-        references=sample.answers,
-        answer_type=sample.answer_type,
-        text=text,
-        prompt_id="",
-        finished=True,
-        token_ids=(),
-        logprob=None,
+def kept_case(
+    folder: Path, *, made_from: str, methods: Sequence[str], settings: MapSettings
+) -> tuple[Manifest | None, tuple[str, ...]]:
+    """A case that need not be made again, or None; and the methods that it has or, made again, should have.
+
+    A case is kept if it is whole, made from the same things, and holds these methods by these settings: it may hold
+    more. Made again, it loses none that it had.
+    """
+    try:
+        bundle = read_bundle(folder)
+    except RunError:
+        return None, tuple(methods)
+    manifest = bundle.manifest
+    if manifest.model.get("made_from") != made_from:
+        return None, tuple(methods)
+    has = {record.method for view in manifest.views.values() for record in view.maps}
+    whole = tuple(name for name in METHODS if name in has or name in methods)
+    recorded, wanted = manifest.model.get("settings", {}), used_settings(methods, settings)
+    same = has.issuperset(methods) and all(
+        name in recorded and recorded[name] == value for name, value in wanted.items()
     )
-    return accuracy(answered) == 1.0
+    return (manifest if same and is_whole(bundle) else None), whole
+
+
+def _verdict(prediction: Prediction) -> bool | None:
+    return accuracy(prediction) == 1.0 if any(prediction.references) else None
+
+
+def _is_right(text: str, sample: VqaSample) -> bool | None:
+    return _verdict(
+        Prediction(
+            sample_id=sample.sample_id,
+            group_id=sample.group_id,
+            image_id=sample.image_id,
+            question=sample.question,
+            references=sample.answers,
+            answer_type=sample.answer_type,
+            text=text,
+            prompt_id="",
+            finished=True,
+            token_ids=(),
+            logprob=None,
+        )
+    )
 
 
 def _shown(image: Image.Image) -> UInt8[np.ndarray, "..."]:

@@ -45,7 +45,9 @@ POINTS_TO: Final[Mapping[Signature, str]] = {
 GROUPS: Final = ("modality", "organ", "content_type")
 
 _SURE_AT_LEAST = 0.5
-_OTHERS = "not told"
+
+NOT_TOLD = "not told"
+"""The value of a group where the data set does not tell it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,7 @@ class Thresholds:
     """What counts as sure, as not using the image, and as off the target.
 
     ``sure``: the median confidence of the right answers, 0.5 at least; of all answers where none is right.
+    ``basis``: where it comes from, in words.
     ``reliance``: nats; less means that the image changes the probability of the answer by less than a tenth.
     ``enrichment``: 1 is what a map without any preference has.
     """
@@ -71,6 +74,7 @@ class Thresholds:
     sure: float
     reliance: float = NEAR_ZERO_NATS
     enrichment: float = 1.0
+    basis: str = ""
 
 
 class GroupCount(TypedDict):
@@ -83,8 +87,15 @@ class GroupCount(TypedDict):
 
 def thresholds_of(lines: Sequence[CaseLine]) -> Thresholds:
     """The thresholds that fit these cases."""
-    confidences = [line.confidence for line in lines if line.correct] or [line.confidence for line in lines]
-    return Thresholds(sure=max(statistics.median(confidences), _SURE_AT_LEAST) if confidences else _SURE_AT_LEAST)
+    right = [line.confidence for line in lines if line.correct]
+    middle = statistics.median(right or [line.confidence for line in lines] or [0.0])
+    whose = "the right answers are" if right else "all answers, none of which is right, are"
+    if middle < _SURE_AT_LEAST:
+        return Thresholds(
+            sure=_SURE_AT_LEAST,
+            basis=f"{_SURE_AT_LEAST:.0%} count as sure, though half of {whose} {middle:.0%} sure or less",
+        )
+    return Thresholds(sure=middle, basis=f"half of {whose} {middle:.0%} sure or less")
 
 
 def find_failures(lines: Sequence[CaseLine], *, thresholds: Thresholds | None = None) -> list[Failure]:
@@ -108,14 +119,22 @@ def count_by_group(lines: Sequence[CaseLine], failures: Sequence[Failure]) -> di
     for group in GROUPS:
         values: dict[str, GroupCount] = {}
         for line in lines:
-            value = _value(line, group)
+            value = value_of(line, group)
             count = values.setdefault(value, {"cases": 0, "wrong": 0, "signatures": dict.fromkeys(SIGNATURES, 0)})
             count["cases"] += 1
-            count["wrong"] += not line.correct
+            count["wrong"] += line.correct is False
             for signature in signatures[line.key]:
                 count["signatures"][signature] += 1
         found[group] = dict(sorted(values.items(), key=lambda item: (-item[1]["cases"], item[0])))
     return found
+
+
+def value_of(line: CaseLine, group: str) -> str:
+    """The modality, organ or question type of a case; the organ is the region asked about, where one is named."""
+    if group == "organ":
+        named = (*line.asked_regions, line.tags.get("organ", ""), line.tags.get("location", ""))
+        return next(filter(None, named), NOT_TOLD)
+    return line.tags.get(group) or NOT_TOLD
 
 
 def median_enrichment(line: CaseLine) -> float | None:
@@ -147,6 +166,7 @@ def _failures_of(line: CaseLine, limits: Thresholds, places: frozenset[str]) -> 
     off = enrichment is not None and enrichment < limits.enrichment
     confidence, reliance = f"{line.confidence:.0%} sure", f"{line.reliance:+.2f} nats with the image"
     asked = " and ".join(line.asked_regions)
+    wrong = line.correct is False
     found: list[Failure] = []
 
     def add(signature: Signature, score: float, reason: str) -> None:
@@ -154,11 +174,11 @@ def _failures_of(line: CaseLine, limits: Thresholds, places: frozenset[str]) -> 
             Failure(key=line.key, signature=signature, score=score, reason=reason, points_to=POINTS_TO[signature])
         )
 
-    if not line.correct and sure:
+    if wrong and sure:
         add(
             "wrong_and_confident",
             line.confidence,
-            f"wrong, {confidence}; right answers are {limits.sure:.0%} or less in half of the cases",
+            f"wrong, {confidence}; {limits.basis or f'{limits.sure:.0%} count as sure'}",
         )
     if line.correct and line.reliance < limits.reliance:
         add("right_without_image", limits.reliance - line.reliance, f"right, but only {reliance}")
@@ -168,14 +188,14 @@ def _failures_of(line: CaseLine, limits: Thresholds, places: frozenset[str]) -> 
             1 - enrichment / limits.enrichment,
             f"the maps weigh {asked} {enrichment:.2f} times as much as its area",
         )
-    misidentified = not line.correct and _names_another_place(line, places)
+    misidentified = wrong and _names_another_place(line, places)
     if misidentified:
         add(
             "organ_misidentified",
             line.confidence,
             f"says {line.answer!r} instead of {line.references[0]!r}, {confidence}",
         )
-    if not line.correct and sure and uses_image and not off and not misidentified:
+    if wrong and sure and uses_image and not off and not misidentified:
         place = (
             f"the maps weigh {asked} {enrichment:.2f} times its area"
             if enrichment is not None
@@ -207,9 +227,3 @@ def _names_another_place(line: CaseLine, places: frozenset[str]) -> bool:
     """Whether both the answer and the reference are names of places, and not the same one."""
     answer, references = normalise_answer(line.answer), {normalise_answer(one) for one in line.references}
     return answer in places and bool(references & places) and answer not in references
-
-
-def _value(line: CaseLine, group: str) -> str:
-    if group == "organ":
-        return line.asked_regions[0] if line.asked_regions else line.tags.get("location", _OTHERS)
-    return line.tags.get(group, _OTHERS)

@@ -12,7 +12,8 @@ so they are exact in area. With S the map, S⁺ its positive part and c the cove
 ``area``        the mean of c: what ``energy`` is for a map without any aim
 ``enrichment``  energy / area
 ``rra``         relevance rank accuracy: the share of the top-|M| cells that lies in M
-``auprc``       area under precision and recall of the cells' ranking, each cell c parts positive; by chance: ``area``
+``auprc``       area under precision and recall of the cells' ranking, each cell c parts positive; by chance it depends
+                on the map's own pattern: see ``auprc_elsewhere``
 ``iou_otsu``    intersection over union, in area, with the cells above Otsu's threshold of S⁺
 ``iou_area``    the same with the top-|M| cells
 ``iou_tuned``   the same with the cells of at least ``threshold`` times the maximum of S⁺ (``fit_threshold``)
@@ -57,6 +58,9 @@ SCORES = (
 
 THRESHOLDS: tuple[float, ...] = tuple(round(0.2 + 0.05 * step, 2) for step in range(13))
 """0.2 … 0.8 of a map's maximum: what ``fit_threshold`` tries."""
+
+SHIFTS = 256
+"""Of a map, for ``auprc_elsewhere``: all of a grid of 16 by 16 cells."""
 
 _TIE = 1e-6
 """Values closer than this share of the largest magnitude are equal: the resolution of sums in single precision."""
@@ -128,20 +132,41 @@ def chance_scores(coverage: Grid) -> Localisation:
     """What a map without any aim scores on average: ``hit`` of a random point, ranks in random order.
 
     ``hit`` is the area, as a random point of the picture has it, ``hit@r`` the share of cells within r cells of M.
-    Thresholds have no meaning for it.
+    Thresholds have no meaning for it, and ``auprc`` depends on the map's pattern (``auprc_elsewhere``).
     """
     excluded = exclusion(np.eye(*coverage.shape), coverage)
     scores = dict.fromkeys((*SCORES, "clipped"), math.nan)
     scores["area"] = area = float(coverage.mean())
     scores["clipped"] = 0.0
     if excluded != "no_target":
-        scores |= {"energy": area, "enrichment": 1.0, "auprc": area}
+        scores |= {"energy": area, "enrichment": 1.0}
     if excluded is None:
         target = whole_cells(coverage)
         share = float(target.mean())
         scores |= {f"hit@{radius}": float(_grown(target, radius).mean()) for radius in (1, 2)}
         scores |= {"hit": area, "rra": share, "iou_area": overlap(np.full(coverage.shape, share), coverage)}
     return Localisation(scores=scores, excluded=excluded)
+
+
+def auprc_elsewhere(grid_map: Grid, coverage: Grid) -> float:
+    """The mean ``auprc`` of the map over its cyclic shifts: what it would score if it lay anywhere else.
+
+    By chance a map scores more than the target's area, a smooth one less so than a rough one, thus each map is its own
+    reference. Of a large grid ``SHIFTS`` shifts are taken, always the same ones. NaN where ``auprc`` is undefined.
+    """
+    values = _checked(grid_map, coverage)
+    if exclusion(values, coverage) in ("no_target", "constant_map"):
+        return math.nan
+    cells = coverage.size
+    shifts = np.random.default_rng(0).permutation(cells)[:SHIFTS]
+    places = np.arange(cells).reshape(coverage.shape)
+    moved = [np.roll(places, np.unravel_index(shift, coverage.shape), axis=(0, 1)).ravel() for shift in shifts]
+    _, group = np.unique(-values.ravel(), return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    last = np.cumsum(np.bincount(group)) - 1
+    found = np.cumsum(coverage.ravel()[np.stack(moved)][:, order], axis=1)[:, last]
+    precision = found / (last + 1)
+    return float(((np.diff(found, axis=1, prepend=0.0) * precision).sum(1) / found[:, -1]).mean())
 
 
 def overlap(chosen: Grid, coverage: Grid) -> float:

@@ -8,19 +8,20 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from radvqa.errors import RecipeError
-from radvqa.explain.asked import Asked
+from radvqa.explain.asked import Asked, answer_ids
 from radvqa.explain.attention_maps import AttentionMaps
 from radvqa.explain.capture import Keep, Trace, trace
 from radvqa.explain.gradient import gradient_maps
+from radvqa.explain.map_settings import MapSettings
 from radvqa.explain.methods import DEFAULT_METHODS, METHODS
-from radvqa.explain.occlusion import WINDOW, Kind, occlusion_map
-from radvqa.explain.rollout import Fusion, row_shares
+from radvqa.explain.occlusion import Kind, occlusion_map
+from radvqa.explain.rollout import row_shares
 from radvqa.explain.saliency_map import SaliencyMap, answer_grid_map, answer_map, grid_maps, image_maps
 from radvqa.explain.two_tower import TwoTower, compose, tower_residual, tower_rollout
 from radvqa.explain.vision_capture import trace_vision
@@ -48,35 +49,6 @@ _ROWS: Mapping[str, Callable[[AttentionMaps, "MapSettings"], Tensor]] = {
 _ATTENTION = (*_ROWS, "relative", "two_tower")
 _GRADIENTS = ("attention_gradient", "chefer", "grad_cam")
 _OCCLUSIONS: Mapping[str, Kind] = {"token_occlusion": "token", "pixel_occlusion": "pixel"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MapSettings:
-    """What can be chosen about the maps; the defaults are those of the methods' descriptions.
-
-    Attributes:
-        alpha: share of the residual connection in ``rollout`` and ``rollout_value``.
-        fusion: how ``rollout``, ``rollout_90``, ``rollout_norm`` and ``two_tower`` join the heads of a layer.
-        layers: first layer and the one after the last, for all attention maps; None = all.
-        heads: heads of the raw map, ``contrast`` and ``relative``; None = all. Rollouts join all heads.
-        sinks: mark them (the map stays as it is) or take their weight out of attention maps.
-        discard: share of the smallest weights of each row that rollouts leave out.
-        window: side of what occlusion hides at once, in image cells.
-        stride: steps of that window, in image cells; None = half of it for tokens, the whole of it for pixels.
-        tower_alpha: share of the residual connection in the vision tower, for ``two_tower``; "norm" = measured.
-        tower_layers: how many of its last layers; None = all.
-    """
-
-    alpha: float = 0.5
-    fusion: Fusion = "mean"
-    layers: tuple[int, int] | None = None
-    heads: tuple[int, ...] | None = None
-    sinks: Literal["mark", "remove"] = "mark"
-    discard: float = 0.0
-    window: int = WINDOW
-    stride: int | None = None
-    tower_alpha: float | Literal["norm"] = 0.9
-    tower_layers: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -125,13 +97,15 @@ def maps_of(
 
     Raises:
         RecipeError: an unknown method, or a setting that selects nothing.
+        DataError: the foil has no tokens.
+        ModelError: the foil holds a token that the model must not read.
     """
     names = _checked(methods)
     found: dict[str, MapSet] = {}
     if any(name in _ATTENTION for name in names):
         found |= _attention(asked, names, settings, traced=traced, generic=generic, tokens=tokens)
     if any(name in _GRADIENTS for name in names):
-        found |= _gradients(asked, names, tokens=tokens)
+        found |= _gradients(asked, names, settings, tokens=tokens)
     for name in names:
         if name in _OCCLUSIONS:
             found[name] = _occlusion(asked, name, settings, tokens=tokens)
@@ -216,17 +190,28 @@ def _two_tower(asked: Asked, seen: AttentionMaps, settings: MapSettings, *, toke
     return dataclasses.replace(found, warnings=_tower_warnings(composed))
 
 
-def _gradients(asked: Asked, names: Sequence[str], *, tokens: bool) -> dict[str, MapSet]:
+def _gradients(asked: Asked, names: Sequence[str], settings: MapSettings, *, tokens: bool) -> dict[str, MapSet]:
+    foil = answer_ids(asked.vlm, settings.foil, where="the foil") if settings.foil else None
+    compared = foil is not None and foil != asked.answer_ids
     targets = _targets(asked, tokens=tokens)
+    if not compared:
+        weights_of = gradient_maps(asked, targets=targets)
+    else:
+        weights_of = gradient_maps(asked, targets=(None,), foil=foil)
+        if tokens:
+            of_tokens = gradient_maps(asked, targets=targets[:-1])
+            weights_of = {name: torch.cat([of_tokens[name], answer]) for name, answer in weights_of.items()}
     found = {}
-    for name, weights in gradient_maps(asked, targets=targets).items():
+    for name, weights in weights_of.items():
         if name not in names:
             continue
         if name == "grad_cam":
-            found[name] = _grid_set(asked, name, weights[:-1], answer=weights[-1], tokens=tokens)
+            one = _grid_set(asked, name, weights[:-1], answer=weights[-1], tokens=tokens)
         else:
             shares = row_shares(weights)
-            found[name] = _row_set(asked, name, shares[:-1], answer=shares[-1], tokens=tokens)
+            one = _row_set(asked, name, shares[:-1], answer=shares[-1], tokens=tokens)
+        told = _foil_warnings(settings.foil, compared=compared)
+        found[name] = dataclasses.replace(one, warnings=told)
     return found
 
 
@@ -323,6 +308,14 @@ def _tower_warnings(composed: TwoTower) -> tuple[str, ...]:
         f"the vision tower has destroyed this map: {_percent(composed.left)} of its structure is left, "
         f"the rest is the tower's own habit (rank {composed.rank:.1f}, moved by {composed.moved:.2f})",
     )
+
+
+def _foil_warnings(foil: str, *, compared: bool) -> tuple[str, ...]:
+    if not foil:
+        return ()
+    if not compared:
+        return (f"{foil!r} is this answer itself, so the map compares it with no other",)
+    return (f"the whole answer's map shows what speaks for it and not for {foil!r}; those of single words do not",)
 
 
 def _share(found: SaliencyMap, cells: Collection[tuple[int, int]]) -> float:

@@ -7,9 +7,11 @@ from typing import Final, TypedDict
 METRICS: Final = {
     "hit": "pointing game: the strongest cell lies on the target",
     "hit@1": "the strongest cell lies on the target or next to it",
+    "hit@2": "the strongest cell lies at most two cells from the target",
     "energy": "share of the map that lies on the target",
     "enrichment": "energy over the target's share of the picture; 1 is chance",
     "auprc": "area under the precision-recall curve of the cells",
+    "auprc_elsewhere": "the same, mean over all places the map could be shifted to: its own chance level",
     "rra": "of the strongest cells, as many as the target has, the share on the target",
     "iou_otsu": "overlap with the target, map cut by Otsu's rule",
     "iou_tuned": "overlap with the target, map cut where it was best on training images",
@@ -20,6 +22,8 @@ BY_STRATUM: Final = ("hit", "enrichment", "auprc")
 NEAR_ZERO_NATS: Final = 0.1
 CHANCE: Final = "chance"
 LABEL_PRIOR: Final = "label_prior"
+LABEL_ORACLE: Final = "label_oracle"
+"""The label prior of the target itself: not blind to the answer, so no method is tested against it."""
 ORDERS: Final = ("random", "raster")
 """Orders of taking cells away that need no map."""
 

@@ -26,7 +26,8 @@ PRIORS: Mapping[str, str] = {
     "chance": "a point anywhere in the picture",
     "centre": "the middle of the picture",
     "body_part_prior": "where regions lie in training pictures of this body part and modality; sees no question",
-    "label_prior": "where this label lies in training pictures of this modality; sees no picture",
+    "label_prior": "where what the question names lies in training pictures of this modality; sees no picture",
+    "label_oracle": "the same for the label of the target itself, which it is told; sees no picture",
 }
 """Name of each reference row and what it is, in plain words."""
 
@@ -61,7 +62,7 @@ class Priors:
             name: which row; ``chance`` is a constant map.
             body_part: of the picture, as in the cases fitted on.
             modality: likewise.
-            labels: the targets of the question; only ``label_prior`` uses them.
+            labels: what ``label_prior`` and ``label_oracle`` look for; the others do not use them.
             without: an image whose targets are left out (leave-one-out).
 
         Raises:
@@ -75,11 +76,19 @@ class Priors:
         wider: tuple[Key, ...] = (area, ("modality", modality.lower()), ("all",))
         if name == "body_part_prior":
             return self._first(wider, without)
-        if name == "label_prior" and labels:
+        if name in ("label_prior", "label_oracle") and labels:
             named = [(("label", label.lower(), modality.lower()), ("label", label.lower()), *wider) for label in labels]
             maps: Grid = np.mean([self._first(keys, without) for keys in named], axis=0)
             return maps
         raise DataError("no such prior", expected=", ".join(PRIORS), got=f"{name} for {len(labels)} labels")
+
+    def labels(self, *, body_part: str | None = None, modality: str = "") -> list[str]:
+        """The labels fitted on, in lower case: all, or those met in this body part and modality (all if none were)."""
+        if body_part is not None:
+            area = ("place", body_part.lower(), modality.lower())
+            if here := [key[3] for key in self._sums if key[:3] == area]:
+                return here
+        return [key[1] for key in self._sums if key[0] == "label" and len(key) == 2]
 
     def scores(
         self,
@@ -177,6 +186,7 @@ def _keys(case: PriorCase) -> Iterator[Key]:
     yield ("all",)
     yield ("label", label, modality)
     yield ("label", label)
+    yield ("place", body_part, modality, label)
 
 
 def _offsets(cells: int) -> Float[np.ndarray, " k"]:

@@ -131,6 +131,25 @@ def asked_regions(
     return tuple(targets)
 
 
+def question_labels(question: str, labels: Sequence[str], *, here: Sequence[str]) -> list[str]:
+    """The labels that a question alone gives away, by the rules of the module without image and answers.
+
+    Args:
+        question: its text.
+        labels: all labels there are.
+        here: those of them that pictures of this kind have; they are all meant where the question names none.
+    """
+    question = _with_places(question)
+    named = named_labels(question, [label for label in labels if not label.startswith(_LESION)])
+    lesions = [label for label in here if label.startswith(_LESION)]
+    if lesions and "lesion" in words(question):
+        return _lesions_meant(question, named, lesions) or named or lesions
+    if named:
+        return named
+    findings = [label for label in here if is_finding(label)] if _ASKS_FOR_FINDING.search(question) else []
+    return findings or list(here)
+
+
 def is_finding(label: str) -> bool:
     """Whether a label is a finding (Liver Cancer, Effusion), not an organ."""
     return label.startswith(_LESION) or words(label)[-1] in FINDINGS

@@ -15,7 +15,8 @@ from radvqa.explain.asked import Asked
 from radvqa.explain.bundle import MapFacts, MapRecord, Token, View
 from radvqa.explain.capture import Trace, trace
 from radvqa.explain.localisation import localisation_scores
-from radvqa.explain.maps import MapSet, MapSettings, maps_of, needed
+from radvqa.explain.map_settings import MapSettings
+from radvqa.explain.maps import MapSet, generic_question, maps_of, needed
 from radvqa.explain.occlusion import visual_reliance
 from radvqa.explain.saliency_map import SaliencyMap
 from radvqa.explain.sinks import find_sinks
@@ -36,6 +37,7 @@ def view_of(
     methods: Sequence[str],
     settings: MapSettings,
     coverage: Float[np.ndarray, "r c"] | None = None,
+    language: str = "en",
 ) -> tuple[View, dict[str, np.ndarray]]:
     """The view of one answer and its arrays, named as in ``radvqa.explain.bundle`` without the view's name.
 
@@ -47,14 +49,17 @@ def view_of(
         methods: names in ``radvqa.explain.maps.METHODS``.
         settings: what can be chosen about the maps.
         coverage: how much of every cell lies on the region asked about; None where none is asked about.
+        language: of the question, as the prompt names it.
 
     Raises:
-        RecipeError: there is no such method.
+        RecipeError: there is no such method, or a setting selects nothing.
+        DataError: the foil has no tokens.
         ModelError: see ``trace``.
     """
     found = trace(asked, dataclasses.replace(needed(methods, settings), text_rows=True, image_rows=True))
-    sets = maps_of(asked, methods, settings=settings, traced=found)
-    arrays = _attention_arrays(found, asked.vlm.image_grid)
+    generic = generic_question(asked, language=language)
+    sets = maps_of(asked, methods, settings=settings, generic=generic, traced=found)
+    arrays = _attention_arrays(found, asked.vlm.image_grid, prompt=1 + len(asked.prompt_ids))
     for name, one in sets.items():
         grids = [*(token.grid for token in one.tokens), one.answer.grid]
         arrays[f"maps/{name}"] = np.stack(grids).astype(np.float32)
@@ -126,12 +131,13 @@ def _is_ideograph(character: str) -> bool:
     return unicodedata.name(character, "").startswith(("CJK", "HIRAGANA", "KATAKANA"))
 
 
-def _attention_arrays(found: Trace, grid: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Attention in bytes; the rows of bos are left empty, since they predict nothing that is asked."""
+def _attention_arrays(found: Trace, grid: tuple[int, int], *, prompt: int) -> dict[str, np.ndarray]:
+    """Attention in bytes: of each of the ``prompt`` tokens its own row, of each answer token the row predicting it."""
     assert found.text_rows is not None
     assert found.image_rows is not None
-    weights = found.text_rows[..., found.image_tokens].permute(2, 0, 1, 3).float().cpu().numpy().copy()
-    weights[0] = 0.0
+    # Row k predicts token k, so it is the own row of token k - 1; the last row of the prompt predicts the answer too.
+    rows = torch.cat([found.text_rows[:, :, 1 : prompt + 1], found.text_rows[:, :, prompt:]], dim=2)
+    weights = rows[..., found.image_tokens].permute(2, 0, 1, 3).float().cpu().numpy()
     scale = weights.max(axis=-1)
     safe = np.where(scale > 0.0, scale, 1.0)[..., None]
     heads_mean = found.image_rows.float().mean(dim=1).cpu().numpy()

@@ -1,32 +1,35 @@
-"""What a saliency evaluation computes question by question, each kept in the journal as soon as it is known."""
+"""What the model computes for a saliency evaluation, question by question, each kept in a journal as soon as it is known.
 
+Kept are the maps themselves, not their scores: regions, priors and scores may change without measuring anew. Keys of
+the journal: the step (``tune``, ``maps``, ``words``, ``faithfulness`` or ``sanity``), the sample id, and a digest of
+all that the step depends on beside the weights: question, answer, pixels, and the seed where there is one.
+"""
+
+import base64
+import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
 from radvqa.data.image_store import ImageStore
-from radvqa.errors import DataError
-from radvqa.evaluate.metrics import accuracy
+from radvqa.errors import ModelError
 from radvqa.explain.asked import Asked, ask
-from radvqa.explain.evaluation import chance_auprc
 from radvqa.explain.faithfulness import faithfulness
-from radvqa.explain.localisation import Localisation, fit_threshold, localisation_scores
 from radvqa.explain.maps import maps_of
-from radvqa.explain.measured import CHANCE, Scored
 from radvqa.explain.occlusion import visual_reliance
-from radvqa.explain.priors import PRIORS, Priors
 from radvqa.explain.sanity import Checked, Likeness, compared, weight_randomisation
 from radvqa.models.vlm import Vlm
-from radvqa.pipeline.saliency_targets import Aimed, body_part, modality
+from radvqa.pipeline.saliency_targets import Aimed
 from radvqa.run.journal import Journal
 from radvqa.run.progress import Progress
-from radvqa.sample import Prediction, VqaSample
+from radvqa.sample import VqaSample
 
 Grid = Float[np.ndarray, "r c"]
 Entry = dict[str, Any]
@@ -38,10 +41,26 @@ COSTLY_TUNED_ON = 6
 COSTLY_CHECKED_ON = 1
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Mapped:
+    """The whole answer's maps by method, their specificity (None where undefined), and the answer's reliance."""
+
+    maps: Mapping[str, Grid]
+    specificity: Mapping[str, float | None]
+    reliance: float
+
+
+class Strangers(NamedTuple):
+    """What a map is checked against: a question about something else, and another image."""
+
+    question: str
+    image: Path
+
+
 class SaliencyWork:
     """What is computed question by question, each kept in the journal.
 
-    ``costly``: the number of questions that the methods of ``COSTLY`` are scored on.
+    ``costly``: the number of questions that the methods of ``COSTLY`` are measured on.
     """
 
     def __init__(
@@ -57,149 +76,142 @@ class SaliencyWork:
     ) -> None:
         self._vlm, self._store, self._journal = vlm, store, journal
         self._methods, self._costly, self._seed, self._progress = tuple(methods), costly, seed, progress
-        self._seen: dict[tuple[str, str], Grid] = {}
 
-    def tune(
-        self, aimed: Sequence[Aimed], priors: Priors, *, trained_as: str, evaluated_as: str
-    ) -> dict[str, float | None]:
-        """Row → the cut for ``iou_tuned``, from maps of training questions and their reference answers."""
+    def tune(self, aimed: Sequence[Aimed]) -> dict[str, dict[str, Grid]]:
+        """Sample id → method → map of the reference answer, for training questions."""
+        answers = {
+            one.sample.sample_id: tuple(self._vlm.question(one.sample, answer=True).answer[:-1]) for one in aimed
+        }
 
         def maps(one: Aimed, methods: Sequence[str]) -> Entry:
-            answer = self._vlm.question(one.sample, answer=True).answer[:-1]
-            return {name: grid.round(9).tolist() for name, grid in self._maps(one.sample, answer, methods).items()}
+            made = self._maps(one.sample, answers[one.sample.sample_id], methods)
+            return {name: _packed(grid, name, one) for name, grid in made.items()}
 
         most = min(self._costly, COSTLY_TUNED_ON)
-        entries = self._each("tune", aimed, maps, title="maps of training questions", costly=most)
-        cases: dict[str, list[tuple[Grid, Grid]]] = {name: [] for name in self._methods}
-        for one in aimed:
-            for name, grid in entries[one.sample.sample_id].items():
-                cases.setdefault(name, []).append((np.array(grid), one.coverage))
-        for name in (one for one in PRIORS if one != "chance"):
-            cases[name] = [(_prior_map(priors, name, one), one.coverage) for one in aimed]
-        found: dict[str, float | None] = {}
-        for name, some in cases.items():
-            try:
-                found[name] = fit_threshold(some, fitted_on=trained_as, evaluated_on=evaluated_as)
-            except DataError:  # no map of this row can be cut, which the table tells as "n/a"
-                found[name] = None
-        return found
+        entries = self._each("tune", aimed, answers, maps, title="maps of training questions", costly=most)
+        return {
+            key: {name: self._unpacked(found[name]) for name in self._methods if name in found}
+            for key, found in entries.items()
+        }
 
-    def score(
-        self,
-        aimed: Sequence[Aimed],
-        answers: Answers,
-        predictions: Mapping[str, Prediction],
-        priors: Priors,
-        thresholds: Mapping[str, float | None],
-    ) -> dict[str, Entry]:
-        """Sample id → method or prior → scores; beside them ``about`` with reliance and whether the answer is right."""
+    def maps(self, aimed: Sequence[Aimed], answers: Answers) -> dict[str, Mapped]:
+        """Sample id → maps of the model's own answer."""
 
-        def scores(one: Aimed, methods: Sequence[str]) -> Entry:
+        def maps(one: Aimed, methods: Sequence[str]) -> Entry:
             asked = self._asked(one.sample, answers[one.sample.sample_id])
-            maps = maps_of(asked, methods, tokens=False)
-            found: Entry = {
-                "about": {
-                    "reliance": float(visual_reliance(asked).sum()),
-                    "right": accuracy(predictions[one.sample.sample_id]) == 1.0,
-                }
-            }
-            for name, of in maps.items():
-                self._seen[one.sample.sample_id, name] = of.answer.grid
-                scored = localisation_scores(of.answer.grid, one.coverage, threshold=thresholds[name])
-                found[name] = _entry(scored) | {"specificity": _known(of.answer.grid_specificity)}
+            found: Entry = {"reliance": round(float(visual_reliance(asked).sum()), 9)}
+            for name, of in maps_of(asked, methods, tokens=False).items():
+                specificity = _known(of.answer.grid_specificity)
+                found[name] = {"map": _packed(of.answer.grid, name, one), "specificity": specificity}
             return found
 
-        entries = self._each("scores", aimed, scores, title="maps", costly=self._costly)
-        for one in aimed:
-            for name in PRIORS:
-                scored = priors.scores(
-                    name,
-                    one.coverage,
-                    body_part=body_part(one.sample),
-                    modality=modality(one.sample),
-                    labels=one.labels,
-                    threshold=thresholds.get(name),
-                )
-                entry = _entry(scored)
-                if name == CHANCE:
-                    entry["scores"]["auprc"] = _known(chance_auprc(one.coverage))
-                entries[one.sample.sample_id][name] = entry
-        return entries
+        entries = self._each("maps", aimed, answers, maps, title="maps", costly=self._costly)
+        return {key: self._mapped(found) for key, found in entries.items()}
 
-    def remove_and_restore(self, aimed: Sequence[Aimed], answers: Answers) -> None:
-        """Faithfulness of every method, by sample."""
+    def words(self, aimed: Sequence[Aimed], answers: Answers) -> dict[str, dict[str, float | None]]:
+        """Sample id → method → specificity, also where it needs a map of every word of the answer.
+
+        Gradients and occlusion explain each word anew, so that is done for few questions.
+        """
+
+        def specificity(one: Aimed, methods: Sequence[str]) -> Entry:
+            known = self._originals(one, answers).specificity
+            found: Entry = {name: known[name] for name in methods}
+            missing = [name for name in methods if known[name] is None]
+            if missing and len(answers[one.sample.sample_id]) > 1:
+                made = maps_of(self._asked(one.sample, answers[one.sample.sample_id]), missing, tokens=True)
+                found |= {name: _known(of.answer.grid_specificity) for name, of in made.items()}
+            return found
+
+        return self._each("words", aimed, answers, specificity, title="maps of words", costly=self._costly)
+
+    def remove_and_restore(self, aimed: Sequence[Aimed], answers: Answers) -> dict[str, Entry]:
+        """Sample id → method or order of cells → faithfulness."""
 
         def measured(one: Aimed, methods: Sequence[str]) -> Entry:
+            maps = self._originals(one, answers).maps
             asked = self._asked(one.sample, answers[one.sample.sample_id])
-            return dict(faithfulness(asked, self._originals(one, answers, methods), seed=self._seed))
+            return dict(faithfulness(asked, {name: maps[name] for name in methods}, seed=self._seed))
 
-        self._each("faithfulness", aimed, measured, title="faithfulness", costly=self._costly)
+        more = {one.sample.sample_id: [self._seed] for one in aimed}
+        return self._each(
+            "faithfulness", aimed, answers, measured, title="faithfulness", costly=self._costly, more=more
+        )
 
-    def check(self, aimed: Sequence[Aimed], others: Sequence[Aimed], answers: Answers) -> list[Checked]:
+    def check(self, aimed: Sequence[Aimed], answers: Answers, strangers: Mapping[str, Strangers]) -> list[Checked]:
         """The sanity checks of every method, one for each sample."""
 
         def checks(one: Aimed, methods: Sequence[str]) -> Entry:
-            answer = answers[one.sample.sample_id]
-            original = self._originals(one, answers, methods)
+            answer, other = answers[one.sample.sample_id], strangers[one.sample.sample_id]
+            maps = self._originals(one, answers).maps
+            original = {name: maps[name] for name in methods}
             blocks = weight_randomisation(
-                self._vlm,
-                lambda: self._maps(one.sample, answer, methods),
-                original=original,
-                seed=self._seed,
+                self._vlm, lambda: self._maps(one.sample, answer, methods), original=original, seed=self._seed
             )
-            question, image = _strangers(one, others)
-            questions = compared(original, self._maps(one.sample, answer, methods, question=question))
-            images = compared(original, self._maps(one.sample, answer, methods, image=image))
+            questions = compared(original, self._maps(one.sample, answer, methods, question=other.question))
+            images = compared(original, self._maps(one.sample, answer, methods, image=other.image))
             return {
                 name: {
-                    "blocks": {block: _pair(one) for block, one in blocks[name].items()},
+                    "blocks": {block: _pair(pair) for block, pair in blocks[name].items()},
                     "wrong_question": _pair(questions[name]),
                     "wrong_image": _pair(images[name]),
                 }
                 for name in original
             }
 
+        more = {key: [self._seed, other.question, self._pixels_digest(other.image)] for key, other in strangers.items()}
         most = min(self._costly, COSTLY_CHECKED_ON)
-        entries = self._each("sanity", aimed, checks, title="sanity checks", costly=most)
+        entries = self._each("sanity", aimed, answers, checks, title="sanity checks", costly=most, more=more)
         return [_checked(found, self._methods) for found in entries.values()]
-
-    def found(self, step: str, one: Aimed) -> Entry:
-        """What the journal holds of a question; nothing if this was not measured on it."""
-        key = f"{step}/{one.sample.sample_id}"
-        return self._journal[key]["found"] if key in self._journal else {}
 
     def _each(
         self,
         step: str,
         aimed: Sequence[Aimed],
+        answers: Answers,
         compute: Callable[[Aimed, Sequence[str]], Entry],
         *,
         title: str,
         costly: int,
+        more: Mapping[str, Sequence[object]] | None = None,
     ) -> dict[str, Entry]:
         """Sample id → what ``compute`` finds for the methods that the journal lacks, and what it has.
 
-        Costly methods are done for the first ``costly`` questions.
+        Costly methods are done for the first ``costly`` questions. ``more``: sample id → on what else the step depends.
         """
+        keys = {
+            one.sample.sample_id: self._key(step, one.sample, answers, (more or {}).get(one.sample.sample_id, ()))
+            for one in aimed
+        }
+        entries = {sample_id: self._found(key) for sample_id, key in keys.items()}
         missing = {
             one.sample.sample_id: [
                 name
                 for name in self._methods
-                if name not in self.found(step, one) and (place < costly or name not in COSTLY)
+                if name not in entries[one.sample.sample_id] and (place < costly or name not in COSTLY)
             ]
             for place, one in enumerate(aimed)
         }
         done = sum(not some for some in missing.values())
-        entries: dict[str, Entry] = {}
         with self._progress.track(title, len(aimed), done=done, unit="questions") as tick:
             for one in aimed:
-                key, found = one.sample.sample_id, self.found(step, one)
-                if missing[key]:
-                    found = found | compute(one, missing[key])
-                    self._journal.append(f"{step}/{key}", {"found": found})
+                sample_id = one.sample.sample_id
+                if missing[sample_id]:
+                    entries[sample_id] = entries[sample_id] | compute(one, missing[sample_id])
+                    self._journal.append(keys[sample_id], {"found": entries[sample_id]})
                     tick(1)
-                entries[key] = found
         return entries
+
+    def _key(self, step: str, sample: VqaSample, answers: Answers, more: Sequence[object]) -> str:
+        about = [sample.question, sample.language, list(answers[sample.sample_id]), self._pixels_digest(sample.image)]
+        digest = hashlib.sha256(json.dumps([*about, *more]).encode()).hexdigest()[:16]
+        return f"{step}/{sample.sample_id}/{digest}"
+
+    def _pixels_digest(self, image: Path) -> str:
+        return hashlib.sha256(np.ascontiguousarray(self._store.pixels(image)).tobytes()).hexdigest()
+
+    def _found(self, key: str) -> Entry:
+        return dict(self._journal[key]["found"]) if key in self._journal else {}
 
     def _asked(self, sample: VqaSample, answer: Sequence[int], *, image: Path | None = None) -> Asked:
         return ask(self._vlm, sample, answer, torch.from_numpy(self._store.pixels(image or sample.image)))
@@ -218,64 +230,33 @@ class SaliencyWork:
         found = maps_of(self._asked(shown, answer, image=image), methods, tokens=False)
         return {name: one.answer.grid for name, one in found.items()}
 
-    def _originals(self, one: Aimed, answers: Answers, methods: Sequence[str]) -> dict[str, Grid]:
-        """The maps by the real weights; those that this process has made are not made again."""
-        key = one.sample.sample_id
-        if missing := [name for name in methods if (key, name) not in self._seen]:
-            made = self._maps(one.sample, answers[key], missing)
-            self._seen |= {(key, name): grid for name, grid in made.items()}
-        return {name: self._seen[key, name] for name in methods}
+    def _originals(self, one: Aimed, answers: Answers) -> Mapped:
+        """The maps by the real weights, which ``maps`` has put into the journal."""
+        return self._mapped(self._found(self._key("maps", one.sample, answers, ())))
+
+    def _mapped(self, found: Entry) -> Mapped:
+        some = [name for name in self._methods if name in found]
+        return Mapped(
+            maps={name: self._unpacked(found[name]["map"]) for name in some},
+            specificity={name: found[name]["specificity"] for name in some},
+            reliance=found["reliance"],
+        )
+
+    def _unpacked(self, text: str) -> Grid:
+        values = np.frombuffer(base64.b64decode(text), dtype="<f4")
+        return values.astype(np.float64).reshape(self._vlm.image_grid)
 
 
-def scored_of(one: Aimed, found: Entry, faithful: Mapping[str, Mapping[str, float]]) -> Scored:
-    """What was found of a question, as a line for the table."""
-    about = found["about"]
-    rows = {name: entry for name, entry in found.items() if name != "about"}
-    return Scored(
-        sample_id=one.sample.sample_id,
-        image_id=one.sample.image_id,
-        area=float(one.coverage.mean()),
-        reliance=about["reliance"],
-        scores={name: entry["scores"] for name, entry in rows.items()},
-        excluded={name: entry["excluded"] for name, entry in rows.items() if entry["excluded"] is not None},
-        specificity={name: entry.get("specificity") for name, entry in rows.items()},
-        faithfulness=faithful,
-        tags={**one.strata, "answer": "right" if about["right"] else "wrong"},
-    )
-
-
-def _prior_map(priors: Priors, name: str, one: Aimed) -> Grid:
-    """The prior's map without what it knows of this image."""
-    return priors.map(
-        name,
-        body_part=body_part(one.sample),
-        modality=modality(one.sample),
-        labels=one.labels,
-        without=one.sample.image_id,
-    )
-
-
-def _strangers(one: Aimed, others: Sequence[Aimed]) -> tuple[str, Path]:
-    """A question about other regions, of the same image where there is one, and another image.
+def _packed(grid: Grid, method: str, one: Aimed) -> str:
+    """A map as base64 of little-endian single-precision numbers, row by row.
 
     Raises:
-        DataError: all questions are about the same regions, or about one image.
+        ModelError: the map has values that are not finite.
     """
-    image = one.sample.image_id
-    questions = sorted(
-        (other.sample.image_id != image, place, other.sample.question)
-        for place, other in enumerate(others)
-        if not set(other.labels) & set(one.labels) and other.sample.question != one.sample.question
-    )
-    images = [other.sample.image for other in others if other.sample.image_id != image]
-    if not questions or not images:
-        raise DataError(
-            "the sanity checks need a question about something else, and another image",
-            where=one.sample.sample_id,
-            expected="questions about two regions and two images at least",
-            fix="raise --limit, or leave the checks out with --sanity 0",
-        )
-    return questions[0][2], images[0]
+    values = np.ascontiguousarray(grid, dtype="<f4")
+    if not np.isfinite(values).all():
+        raise ModelError("a map cannot be scored", where=f"{one.sample.sample_id}, {method}", expected="finite values")
+    return base64.b64encode(values.tobytes()).decode("ascii")
 
 
 def _checked(found: Entry, methods: Sequence[str]) -> Checked:
@@ -285,10 +266,6 @@ def _checked(found: Entry, methods: Sequence[str]) -> Checked:
         wrong_question={name: _likeness(found[name]["wrong_question"]) for name in some},
         wrong_image={name: _likeness(found[name]["wrong_image"]) for name in some},
     )
-
-
-def _entry(found: Localisation) -> Entry:
-    return {"scores": {name: _known(value) for name, value in found.scores.items()}, "excluded": found.excluded}
 
 
 def _pair(found: Likeness) -> list[float | None]:

@@ -166,14 +166,17 @@ class StageCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explained:
-    """One entry of ``explain/index.json``. ``panel`` is a path inside the run folder."""
+    """One entry of ``explain/index.json``. ``panel`` is a path inside the run folder.
+
+    ``correct`` is None where there is no reference to tell by.
+    """
 
     sample_id: str
     image_id: str
     question: str
     reference: str
     answer: str
-    correct: bool
+    correct: bool | None
     panel: str
     methods: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
 

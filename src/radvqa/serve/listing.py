@@ -8,14 +8,13 @@ from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from radvqa.explain.bundle import CaseLine
-from radvqa.explain.failures import SIGNATURES, Failure
+from radvqa.explain.failures import SIGNATURES, Failure, value_of
 from radvqa.serve.series import Series
 
 T = TypeVar("T")
 
 PAGE_SIZE = 50
 LONGEST_SEARCH = 200
-NOT_TOLD = "not told"
 
 GROUPS: Mapping[str, str] = {"modality": "Modality", "organ": "Organ", "content_type": "Question type"}
 """Properties of a case that lists are filtered and grouped by, with their names on the page."""
@@ -117,14 +116,6 @@ class Shown:
     page: int
     pages: int
     choices: Mapping[str, Mapping[str, int]]
-
-
-def value_of(line: CaseLine, group: str) -> str:
-    """The modality, organ or question type of a case; the organ is the region asked about, where one is named."""
-    if group == "organ":
-        named = (*line.asked_regions, line.tags.get("organ", ""), line.tags.get("location", ""))
-        return next(filter(None, named), NOT_TOLD)
-    return line.tags.get(group) or NOT_TOLD
 
 
 def correctness(line: CaseLine) -> str:
