@@ -11,8 +11,10 @@ from typer.testing import CliRunner
 
 from radvqa.cli.app import app
 from radvqa.cli.explain import CASES
+from radvqa.cli.map_options import map_settings
 from radvqa.explain.bundle import CaseLine, MapFacts
 from radvqa.explain.bundle_files import case_key
+from radvqa.explain.map_settings import MapSettings
 from radvqa.recipe import parse_recipe
 from radvqa.records import write_records
 from radvqa.run.folder import RunFolder
@@ -103,3 +105,35 @@ def test_failures_are_listed_worst_first(run: RunFolder) -> None:
     assert "s1  Is" not in text
     assert "points to: the adaptation data" in text
     assert "Not for clinical use" in text or "not for clinical use" in text
+
+
+USUAL = {
+    "usual_alpha": 0.5, "alpha": None, "layers": None, "heads": None, "fusion": "mean", "sinks": "mark", "foil": "",
+}  # fmt: skip
+
+
+def test_choices_about_maps_are_read() -> None:
+    assert map_settings(["raw"], **USUAL) == MapSettings(alpha=0.5)
+    chosen = map_settings(
+        ["raw", "rollout", "chefer"],
+        **{
+            **USUAL, "alpha": 0.9, "layers": "2:10", "heads": "3, 0", "fusion": "max", "sinks": "remove", "foil": "No",
+        },
+    )  # fmt: skip
+    assert chosen == MapSettings(alpha=0.9, layers=(2, 10), heads=(0, 3), fusion="max", sinks="remove", foil="No")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--layers", "9"), ("--layers", "4:4"), ("--layers", "-1:2"), ("--heads", "a"), ("--heads", "1,,2"),
+        ("--foil", "No", "--methods", "raw"), ("--heads", "1", "--methods", "chefer"),
+        ("--alpha", "0.9", "--methods", "rollout_90"), ("--alpha", "2"), ("--fusion", "sum"), ("--sinks", "hide"),
+    ],
+)  # fmt: skip
+def test_choices_that_no_map_can_heed_are_refused_before_a_model_is_opened(
+    run: RunFolder, words: tuple[str, ...]
+) -> None:
+    result = call(str(run.path), *words)
+    assert result.exit_code == 2
+    assert words[0] in result.stderr

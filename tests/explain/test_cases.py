@@ -6,8 +6,9 @@ import torch
 
 from radvqa.data.imaging import open_image
 from radvqa.errors import DataError
+from radvqa.explain import views
 from radvqa.explain.asked import ask
-from radvqa.explain.bundle_files import PIXELS, case_key
+from radvqa.explain.bundle_files import ARRAYS_FILE, PIXELS, case_folder, case_key, write_bundle
 from radvqa.explain.capture import Keep, trace
 from radvqa.explain.cases import (
     ExplainedModel,
@@ -15,11 +16,12 @@ from radvqa.explain.cases import (
     choose,
     explain_case,
     generated,
+    kept_case,
     made_from,
     predicted,
     written,
 )
-from radvqa.explain.maps import MapSettings
+from radvqa.explain.map_settings import MapSettings
 from radvqa.explain.targets import asked_regions
 from radvqa.models.layout import PROMPT_ID
 from radvqa.models.lora import attach_lora
@@ -71,6 +73,14 @@ def test_the_choice_does_not_depend_on_the_order():
 @pytest.mark.parametrize(("there", "asked", "given"), [(3, 8, 3), (0, 8, 0), (3, 0, 0)])
 def test_no_more_than_there_are(there, asked, given):
     assert len(choose([prediction(number) for number in range(there)], asked)) == given
+
+
+def test_an_answer_that_nobody_can_judge_is_neither_right_nor_wrong(vlm):
+    some = [prediction(number, image=str(number)) for number in range(5)]
+    some[:2] = [dataclasses.replace(one, references=()) for one in some[:2]]
+    assert sorted(choose(some, 3)) == ["s2", "s3", "s4"]
+    assert set(choose(some, 5)[3:]) == {"s0", "s1"}
+    assert predicted(some[0], vlm).correct is None
 
 
 @pytest.fixture(params=["bare", "adapted"])
@@ -201,14 +211,7 @@ def test_an_empty_answer_has_nothing_to_explain(vlm, samples):
 
 def test_a_case_is_made_anew_when_anything_that_it_depends_on_changes(samples):
     sample = samples[0]
-    same = {
-        "image_sha256": "i",
-        "answer": (1, 2),
-        "model": MODEL,
-        "methods": ("raw",),
-        "settings": MapSettings(),
-        "regions": (),
-    }
+    same = {"image_sha256": "i", "answer": (1, 2), "model": MODEL, "regions": ()}
     first = made_from(sample, **same)
     assert made_from(dataclasses.replace(sample, image=sample.image.parent / "moved.png"), **same) == first
     others = [
@@ -217,8 +220,63 @@ def test_a_case_is_made_anew_when_anything_that_it_depends_on_changes(samples):
         made_from(sample, **{**same, "answer": (1, 3)}),
         made_from(sample, **{**same, "answer": None}),
         made_from(sample, **{**same, "model": dataclasses.replace(MODEL, weights="v")}),
-        made_from(sample, **{**same, "methods": ("raw", "rollout")}),
-        made_from(sample, **{**same, "settings": MapSettings(alpha=0.9)}),
         made_from(sample, **{**same, "regions": (Region(label="Liver", box=(0.0, 0.0, 1.0, 1.0)),)}),
     ]
     assert len({first, *others}) == 1 + len(others)
+
+
+def test_a_mask_that_is_drawn_anew_makes_another_case(samples, tmp_path):
+    mask = tmp_path / "mask.png"
+    given = {
+        "image_sha256": "i", "answer": None, "model": MODEL,
+        "regions": (Region(label="Liver", mask=mask, mask_value=1), Region(label="Lung", mask=mask, mask_value=2)),
+    }  # fmt: skip
+    found = []
+    for content in (b"old", b"new", b"old"):
+        mask.write_bytes(content)
+        found.append(made_from(samples[0], **given))
+    assert found[0] == found[2] != found[1]
+    mask.unlink()
+    with pytest.raises(DataError, match="cannot be read"):
+        made_from(samples[0], **given)
+
+
+def test_a_case_is_kept_for_fewer_methods_and_loses_none(vlm, samples, store, tmp_path):
+    def kept(*methods, made="a", settings=MapSettings()):  # noqa: B008 - frozen
+        manifest, all_methods = kept_case(folder, made_from=made, methods=methods, settings=settings)
+        return manifest is not None, all_methods
+
+    sample = samples[0]
+    folder = case_folder(tmp_path, case_key(sample.sample_id))
+    assert kept("raw") == (False, ("raw",))
+    manifest, arrays = case(vlm, sample, store, "left lung", made_from="a", settings=MapSettings(alpha=0.7))
+    write_bundle(folder, manifest, arrays)
+    assert manifest.model["settings"] == {
+        "alpha": 0.7, "fusion": "mean", "layers": None, "heads": None, "sinks": "mark", "discard": 0.0,
+    }  # fmt: skip
+    assert kept("raw", "rollout", settings=MapSettings(alpha=0.7)) == (True, ("raw", "rollout"))
+    # Settings count where a method heeds them.
+    assert kept("raw", settings=MapSettings(window=2)) == (True, ("raw", "rollout"))
+    assert kept("rollout") == (False, ("raw", "rollout"))
+    assert kept("raw", settings=MapSettings(heads=(0,))) == (False, ("raw", "rollout"))
+    # More methods: all of them, so that none is lost.
+    assert kept("chefer") == (False, ("raw", "rollout", "chefer"))
+    assert kept("raw", made="b") == (False, ("raw",))
+    (folder / ARRAYS_FILE).write_bytes(b"")
+    assert kept("raw") == (False, ("raw", "rollout"))
+
+
+def test_layers_and_heads_are_kept_as_they_are_read_back(vlm, samples, store, tmp_path):
+    settings = MapSettings(layers=(0, 1), heads=(0,))
+    manifest, arrays = case(vlm, samples[0], store, "Yes", methods=("raw",), made_from="a", settings=settings)
+    folder = case_folder(tmp_path, manifest.key)
+    write_bundle(folder, manifest, arrays)
+    assert kept_case(folder, made_from="a", methods=("raw",), settings=settings)[0] is not None
+
+
+def test_the_generic_question_is_asked_in_the_question_s_language(vlm, samples, store, monkeypatch):
+    asked = []
+    real = views.generic_question
+    monkeypatch.setattr(views, "generic_question", lambda one, *, language: asked.append(language) or real(one))
+    case(vlm, dataclasses.replace(samples[0], language="zh"), store, "Yes", methods=("relative",))
+    assert asked == ["zh"]

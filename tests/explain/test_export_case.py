@@ -10,7 +10,7 @@ from planted_bundle import planted_cases
 
 from radvqa.errors import RecipeError, RunError
 from radvqa.explain.bundle_files import case_folder, read_bundle
-from radvqa.explain.export import case_html, case_svg, export_case, stored_map, write_panel
+from radvqa.explain.export import case_html, case_svg, export_case, line_drawing, stored_map, write_panel
 from radvqa.explain.overlay import DISCLAIMER
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -98,3 +98,21 @@ def test_a_panel_of_chosen_maps(bundle, tmp_path):
     write_panel(bundle, tmp_path / "a.png", methods={"raw attention": "raw"}, token=0)
     write_panel(bundle, tmp_path / "b.png", methods={"raw attention": "raw"}, token=0)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_a_drawing_of_contours_holds_no_pixel_of_the_picture():
+    pixels = np.full((400, 400), 60, dtype=np.uint8)
+    pixels[100:300, 120:260] = 190
+    drawn = np.asarray(line_drawing(pixels))
+    assert set(np.unique(drawn)) == {8, 120}
+    assert (drawn[195:205, 115:125] == 120).any()
+    assert (drawn[150:250, 150:230] == 8).all()
+    # Gray levels cannot be read off it: the same contours in a brighter picture give the same drawing.
+    assert (drawn != np.asarray(line_drawing(pixels + 40))).mean() < 0.005
+
+
+def test_only_a_png_can_leave_the_picture_out(bundle, tmp_path):
+    with pytest.raises(RecipeError, match="only a PNG"):
+        export_case(bundle, tmp_path / "case.html", contours=True)
+    export_case(bundle, tmp_path / "case.png", contours=True, methods=["raw"])
+    assert (tmp_path / "case.png").stat().st_size > 1000

@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from radvqa.errors import ModelError, RecipeError
+from radvqa.explain import attention_maps
 from radvqa.explain import maps as module
 from radvqa.explain.asked import answer_ids, ask
 from radvqa.explain.attention_maps import AttentionMaps
 from radvqa.explain.capture import Keep, trace
+from radvqa.explain.gradient import gradient_maps
+from radvqa.explain.map_settings import used_settings
 from radvqa.explain.maps import DEFAULT_METHODS, METHODS, MapSettings, generic_question, maps_of, needed
 from radvqa.explain.rollout import raw_attention
 
@@ -192,6 +195,57 @@ def test_removed_sinks_of_a_generic_question_do_not_blow_up_the_ratio(asked):
 def test_a_generic_question_of_another_answer_is_refused(asked, asked_of):
     with pytest.raises(ModelError, match="same picture and answer"):
         maps_of(asked, ["relative"], generic=asked_of(asked.vlm, "no"))
+
+
+CHANGED = {
+    "alpha": 0.8, "fusion": "max", "layers": (0, 1), "heads": (0,), "sinks": "remove", "discard": 0.5, "window": 4,
+    "stride": 1, "tower_alpha": 0.3, "tower_layers": 1, "foil": "on the right",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_method_heeds_just_the_settings_that_are_recorded_for_it(asked, name, monkeypatch):
+    """A sink is planted and the window fits the tiny grid, so that every setting has something to change."""
+    monkeypatch.setattr(attention_maps, "find_sinks", _first_cell_is_a_sink)
+    usual = MapSettings(window=2, stride=2)
+    plain = maps_of(asked, METHODS, settings=usual)
+    changed = maps_of(asked, METHODS, settings=dataclasses.replace(usual, **{name: CHANGED[name]}))
+    differ = {
+        method: not np.allclose(plain[method].answer.grid, changed[method].answer.grid, rtol=1e-3, atol=1e-9)
+        for method in METHODS
+    }
+    assert differ == {method: name in used_settings([method], usual) for method in METHODS}
+
+
+def _first_cell_is_a_sink(rows, *, positions, image):
+    found = torch.zeros(rows.shape[-1], dtype=torch.bool)
+    found[image.start] = True
+    return found
+
+
+def test_every_setting_is_tried():
+    assert list(CHANGED) == [one.name for one in dataclasses.fields(MapSettings)]
+
+
+def test_a_foil_changes_the_whole_answer_s_gradient_maps(asked):
+    names = ("attention_gradient", "chefer", "grad_cam", "raw")
+    foil = asked.vlm.text_ids("on the right", "test")
+    plain, against = maps_of(asked, names), maps_of(asked, names, settings=MapSettings(foil="on the right"))
+    whole = gradient_maps(asked, targets=(None,), foil=foil)
+    np.testing.assert_allclose(
+        against["grad_cam"].answer.grid.reshape(-1), whole["grad_cam"][0].numpy(), rtol=1e-4, atol=1e-9
+    )
+    for name in names[:3]:
+        assert any("not for 'on the right'" in one for one in against[name].warnings)
+        for one, other in zip(plain[name].tokens, against[name].tokens, strict=True):
+            np.testing.assert_allclose(one.grid, other.grid, rtol=1e-4, atol=1e-9)
+        alone = maps_of(asked, [name], settings=MapSettings(foil="on the right"), tokens=False)[name]
+        assert alone.tokens == ()
+        np.testing.assert_allclose(alone.answer.grid, against[name].answer.grid, rtol=1e-4, atol=1e-9)
+    assert against["raw"].warnings == plain["raw"].warnings
+    own = maps_of(asked, ["chefer"], settings=MapSettings(foil="left lung"))["chefer"]
+    np.testing.assert_allclose(own.answer.grid, plain["chefer"].answer.grid)
+    assert any("is this answer itself" in one for one in own.warnings)
 
 
 def test_unknown_methods_are_refused(asked):

@@ -38,6 +38,17 @@ def test_the_label_prior_is_the_mean_of_its_label_in_one_modality():
     np.testing.assert_allclose(prior("label_prior", "Liver", "Heart"), (at(0, 0) + 3 * at(0, 1)) / 4)
 
 
+def test_the_labels_of_a_kind_of_picture_are_known():
+    priors = fit_priors(CASES)
+    assert priors.labels() == ["liver", "heart", "mass"]
+    assert priors.labels(body_part="Chest", modality="MRI") == ["liver"]
+    assert priors.labels(body_part="Knee", modality="MRI") == ["liver", "heart", "mass"]
+
+
+def test_the_oracle_is_the_label_prior_of_what_it_is_told():
+    np.testing.assert_allclose(prior("label_oracle", "heart"), prior("label_prior", "heart"))
+
+
 def test_a_picture_left_out_leaves_no_trace():
     np.testing.assert_allclose(prior("label_prior", "Liver", without="b"), at(0, 0))
     np.testing.assert_allclose(prior("body_part_prior", without="b"), at(0, 0))

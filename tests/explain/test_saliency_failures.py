@@ -5,7 +5,16 @@ from typing import Any
 import pytest
 
 from radvqa.explain.bundle import CaseLine, MapFacts
-from radvqa.explain.failures import SIGNATURES, Thresholds, count_by_group, find_failures, notes_on, thresholds_of
+from radvqa.explain.failures import (
+    GROUPS,
+    SIGNATURES,
+    Thresholds,
+    count_by_group,
+    find_failures,
+    notes_on,
+    thresholds_of,
+    value_of,
+)
 
 LIMITS = Thresholds(sure=0.8)
 
@@ -82,6 +91,37 @@ def test_sure_means_as_sure_as_right_answers_are() -> None:
     assert thresholds_of([case("a", confidence=0.2)]).sure == 0.5
     assert thresholds_of(wrong).sure == 0.99
     assert thresholds_of([]).sure == 0.5
+
+
+def test_where_sure_comes_from_is_told() -> None:
+    right = [case(str(number), confidence=confidence) for number, confidence in enumerate((0.7, 0.9, 0.95))]
+    wrong = [case("w", correct=False, confidence=0.99, answer="no")]
+    assert thresholds_of([*right, *wrong]).basis == "half of the right answers are 90% sure or less"
+    floor = thresholds_of([case("a", confidence=0.2), *wrong])
+    assert floor.basis == "50% count as sure, though half of the right answers are 20% sure or less"
+    assert "none of which is right" in thresholds_of(wrong).basis
+    reasons = [one.reason for one in find_failures([case("a", confidence=0.2), *wrong])]
+    assert f"wrong, 99% sure; {floor.basis}" in reasons
+
+
+def test_without_a_reference_nothing_is_wrong() -> None:
+    unknown = [case(str(number), correct=None, references=(), answer="Spleen", confidence=1.0) for number in range(3)]
+    lines = [*unknown, PLANTED["spleen"]]
+    found = find_failures(lines, thresholds=LIMITS)
+    assert not {one.signature for one in found} & {
+        "wrong_and_confident",
+        "organ_misidentified",
+        "confident_wrong_logic",
+    }
+    assert count_by_group(lines, found)["modality"]["CT"]["wrong"] == 0
+
+
+def test_values_of_groups() -> None:
+    bare = {"enrichment": None}
+    assert value_of(case("x", tags={"organ": "Lung"}), "organ") == "Liver"
+    assert value_of(case("x", tags={"organ": "Lung", "location": "Chest"}, **bare), "organ") == "Lung"
+    assert value_of(case("x", tags={"organ": "", "location": "Chest"}, **bare), "organ") == "Chest"
+    assert {value_of(case("x", tags={"modality": ""}, **bare), group) for group in GROUPS} == {"not told"}
 
 
 def test_maps_are_judged_by_the_median_of_the_methods() -> None:

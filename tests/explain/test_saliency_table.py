@@ -6,11 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from jaxtyping import Float
+from scipy.ndimage import gaussian_filter
 
 from radvqa.evaluate.multiplicity import holm
-from radvqa.explain.evaluation import chance_auprc, localisation_table, reliance_of
-from radvqa.explain.localisation import chance_scores, localisation_scores
-from radvqa.explain.measured import Localisation, Scored
+from radvqa.explain.evaluation import localisation_table, reliance_of
+from radvqa.explain.localisation import auprc_elsewhere, chance_scores, localisation_scores
+from radvqa.explain.measured import TESTED, Localisation, Scored
 
 Grid = Float[np.ndarray, "r c"]
 METHODS = ("oracle", "noise", "constant")
@@ -39,8 +40,11 @@ def planted(images: int = 24, per_image: int = 2) -> list[Scored]:
                 "label_prior": prior,
             }
             found = {name: localisation_scores(grid, coverage, threshold=0.5) for name, grid in maps.items()}
-            chance = chance_scores(coverage)
-            found["chance"] = replace(chance, scores={**chance.scores, "auprc": chance_auprc(coverage)})
+            found = {
+                name: replace(one, scores={**one.scores, "auprc_elsewhere": auprc_elsewhere(maps[name], coverage)})
+                for name, one in found.items()
+            }
+            found["chance"] = chance_scores(coverage)
             cases.append(
                 Scored(
                     sample_id=f"{image}-{question}",
@@ -133,15 +137,81 @@ def test_strata_hold_their_own_questions(table: Localisation) -> None:
     assert table["strata"]["modality"]["MRI"]["oracle"]["hit"]["images"] == 8
 
 
-def test_chance_is_the_mean_over_random_orders() -> None:
+def test_a_map_is_compared_with_itself_elsewhere() -> None:
     rng = np.random.default_rng(0)
-    coverage = np.zeros((4, 4))
+    coverage = np.zeros((4, 5))
     coverage[1, 1:3] = (1.0, 0.3)
-    drawn = [localisation_scores(rng.random((4, 4)), coverage).scores["auprc"] for _ in range(4000)]
-    assert chance_auprc(coverage) == pytest.approx(np.mean(drawn), rel=0.03)
-    assert chance_auprc(coverage) > 2 * coverage.mean()
-    assert chance_auprc(np.ones((4, 4))) == pytest.approx(1.0)
-    assert np.isnan(chance_auprc(np.zeros((4, 4))))
+    grid = rng.random((4, 5)).round(1)  # with ties
+    shifted = [np.roll(grid, (row, column), (0, 1)) for row in range(4) for column in range(5)]
+    expected = np.mean([localisation_scores(one, coverage).scores["auprc"] for one in shifted])
+    assert auprc_elsewhere(grid, coverage) == pytest.approx(expected)
+    assert np.isnan(auprc_elsewhere(grid, np.zeros((4, 5))))
+    assert np.isnan(auprc_elsewhere(np.ones((4, 5)), coverage))
+
+
+def smooth_noise(rng: np.random.Generator) -> Grid:
+    return np.asarray(gaussian_filter(rng.random((16, 16)), 2.5, mode="wrap"))
+
+
+def test_smooth_noise_is_not_above_chance() -> None:
+    rng = np.random.default_rng(7)
+    scores: list[dict[str, dict[str, float | None]]] = []
+    for _ in range(300):
+        coverage = np.zeros((16, 16))
+        row, column = rng.integers(0, 11, size=2)
+        coverage[row : row + 5, column : column + 5] = 1.0
+        grid = smooth_noise(rng)
+        found = {**localisation_scores(grid, coverage).scores, "auprc_elsewhere": auprc_elsewhere(grid, coverage)}
+        chance = chance_scores(coverage).scores
+        scores.append({"noise": _defined(found), "chance": _defined(chance)})
+    cases = [
+        Scored(sample_id=str(place), image_id=str(place), area=0.1, reliance=1.0, scores=one)
+        for place, one in enumerate(scores)
+    ]
+    table = localisation_table(cases, methods=("noise",), priors=("chance",), resamples=50)
+    assert {metric: verdicts(table, "chance", metric)["noise"] for metric in TESTED} == dict.fromkeys(TESTED, "")
+    # The mean over random orders of single cells is no reference: smooth noise is above it.
+    auprc = table["rows"]["noise"]["metrics"]["auprc"]["mean"]
+    orders = [localisation_scores(rng.random((16, 16)), coverage).scores["auprc"] for _ in range(200)]
+    assert auprc is not None
+    assert auprc > 1.1 * np.mean(orders)
+
+
+def _defined(scores: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: None if np.isnan(value) else value for name, value in scores.items()}
+
+
+def test_an_interval_includes_0_where_the_adjusted_test_shows_nothing() -> None:
+    """Six comparisons: one clear, one that fails at its own step, the others just below the level they would have."""
+    rng = np.random.default_rng(1)
+    images = 40
+    noise = rng.standard_normal(images)
+    noise = (noise - noise.mean()) / noise.std(ddof=1)
+    shifts = {"clear": 8.0, "b": 2.3, "c": 2.25, "d": 2.2, "e": 2.15, "f": 2.1}  # as t values
+    cases = [
+        Scored(
+            sample_id=str(place),
+            image_id=str(place),
+            area=0.1,
+            reliance=1.0,
+            scores={name: {"hit": t / images**0.5 + noise[place]} for name, t in shifts.items()}
+            | {"chance": {"hit": 0.0}},
+        )
+        for place in range(images)
+    ]
+    table = localisation_table(cases, methods=tuple(shifts), priors=("chance",), resamples=50)
+    found = [one for one in table["differences"] if one["metric"] == "hit"]
+    assert [one["verdict"] for one in found] == ["above", "", "", "", "", ""]
+    for one in found:
+        assert one["low"] is not None
+        assert one["p"] is not None
+        assert one["p"] < 0.05
+        assert (one["low"] > 0) == bool(one["verdict"]), one
+
+
+def test_what_was_not_measured_has_no_difference(table: Localisation) -> None:
+    constant = [one for one in table["differences"] if one["method"] == "constant"]
+    assert {(one["difference"], one["questions"], one["verdict"]) for one in constant} == {(None, 0, "")}
 
 
 def test_specificity_is_of_methods_only(table: Localisation) -> None:

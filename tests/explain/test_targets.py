@@ -18,6 +18,7 @@ from radvqa.explain.targets import (
     grid_coverage,
     is_finding,
     named_labels,
+    question_labels,
     regions_by_label,
     target_size,
 )  # fmt: skip
@@ -258,3 +259,31 @@ def test_size_strata(value, cells, size):
 def test_these_files_do_not_load_torch():
     code = "import radvqa.explain.targets, radvqa.explain.priors, sys; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+ORGANS = ["left lung", "right lung", "heart", "liver", "spleen"]
+HERE = ["left lung", "right lung", "heart", "lung cancer", "mass"]
+LESIONS = ["heart", "liver", "lesion in the heart", "lesion in the left lung", "lesion in the liver"]
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        ("Is the lung healthy?", ["left lung", "right lung"]),
+        ("Does the picture contain a spleen?", ["spleen"]),
+        ("What disease is shown?", ["lung cancer", "mass"]),
+        ("What is the largest organ in the picture?", HERE),
+    ],
+)
+def test_what_a_question_alone_gives_away(question: str, expected: list[str]) -> None:
+    assert question_labels(question, [*ORGANS, "lung cancer", "mass"], here=HERE) == expected
+
+
+def test_a_question_about_lesions_gives_away_where_they_may_be() -> None:
+    assert question_labels("Is there a lesion in the heart?", LESIONS, here=LESIONS) == ["lesion in the heart"]
+    assert question_labels("Where is the lesion?", LESIONS, here=LESIONS) == LESIONS[2:]
+    assert question_labels("Is there a lesion on the patient's left side?", LESIONS, here=LESIONS) == LESIONS[2:]
+    assert question_labels("Is there a lesion on the patient's right side?", LESIONS, here=LESIONS) == [
+        "lesion in the heart",
+        "lesion in the liver",
+    ]

@@ -11,10 +11,12 @@ import pytest
 from PIL import Image
 
 from radvqa import pipeline
-from radvqa.errors import DataError, RecipeError, RunError
-from radvqa.explain.bundle_files import ARRAYS_FILE, case_folder, case_key, read_bundle, read_cases
+from radvqa.errors import DataError, ModelError, RecipeError, RunError
+from radvqa.explain.bundle_files import ARRAYS_FILE, case_folder, case_key, read_bundle, read_cases, write_cases
 from radvqa.explain.cases import Given
-from radvqa.pipeline import explanation, explanation_batch
+from radvqa.explain.map_settings import MapSettings
+from radvqa.pipeline import explanation, explanation_batch, stage_model
+from radvqa.pipeline.explanation import explain_run, keep_answers
 from radvqa.pipeline.explanation_batch import explain_batch
 from radvqa.recipe import parse_recipe
 from radvqa.records import read_records, write_records
@@ -58,7 +60,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunFolder]:
     for number, one in enumerate(pipeline.read_predictions(run)):
         text = ("" if number == 3 else one.references[0] if number % 3 == 0 else "zebra")[:8]
         ids = (*vlm.text_ids(text, "planted"), vlm.tokens.eos_id)
-        planted.append(replace(one, text=text, token_ids=ids, references=(text or one.references[0], "zebr")))
+        planted.append(replace(one, text=text, token_ids=ids, references=(one.references[0][:8], "zebr")))
     write_records(run.file("predictions/val.jsonl"), planted)
     yield run
     run.unlock()
@@ -145,14 +147,92 @@ def test_what_is_right_is_kept_and_what_changed_is_made_again(
     (explained.file("explain/cases") / second / "manifest.json").unlink()
     found = pipeline.explain(explained, every=True, methods=FEW, progress=QUIET)
     assert (found.made, found.kept) == (2, 3)
-    # Another method for one sample only: the others stay in the list.
+    # Fewer methods: what is there already has them.
     name = next(iter(lines_of(explained)))
     found = pipeline.explain(explained, sample_ids=[name], methods=("raw",), progress=QUIET)
-    assert (found.made, found.kept) == (1, 0)
-    assert set(lines_of(explained)[name].facts) == {"raw"}
+    assert (found.made, found.kept) == (0, 1)
+    assert set(lines_of(explained)[name].facts) == set(FEW)
     assert len(lines_of(explained)) == 5
     assert len(json.loads(explained.file("explain/index.json").read_text())) == 1
+    # Another method, or another setting: made again with all that it had.
+    for more in ({"methods": ("contrast",)}, {"methods": ("rollout",), "settings": MapSettings(alpha=0.8)}):
+        found = pipeline.explain(explained, sample_ids=[name], progress=QUIET, **more)
+        assert (found.made, found.kept) == (1, 0)
+        assert set(lines_of(explained)[name].facts) == {*FEW, "contrast"}
+    manifest = read_bundle(explained.file("explain") / lines_of(explained)[name].folder).manifest
+    assert manifest.model["settings"]["alpha"] == 0.8
     pipeline.explain(explained, every=True, methods=FEW, progress=QUIET)
+    assert len(lines_of(explained)) == 5
+
+
+def test_finished_cases_outlive_a_stop_and_a_new_evaluation(explained: RunFolder) -> None:
+    """Stopped before the list was written, evaluated again, and then only one case is asked for."""
+    name, *others = lines_of(explained)
+    before = untouched(explained.file("explain/cases"))
+    explained.forget("explain")
+    write_cases(explained.file("explain"), [])
+    keep_answers(explained.file("explain"), pipeline.read_predictions(explained))
+    (explained.file("explain/cases") / ".x.1.partial").mkdir()
+    pipeline.explain(explained, sample_ids=[name], methods=FEW, progress=QUIET)
+    assert untouched(explained.file("explain/cases")) == before
+    assert set(lines_of(explained)) == {name, *others}
+
+
+def test_only_cases_of_another_answer_or_other_weights_are_taken_away(explained: RunFolder) -> None:
+    folder, cases = explained.file("explain"), explained.file("explain/cases")
+    name, other, stale, damaged, _ = lines_of(explained)
+    before = {key: (cases / key / "manifest.json").read_text() for key in untouched(cases)}
+    (cases / case_key(damaged) / "manifest.json").write_text("{")
+    predictions = [
+        replace(one, text="else") if one.sample_id == stale else one for one in pipeline.read_predictions(explained)
+    ]
+    keep_answers(folder, predictions)
+    assert stale not in lines_of(explained) and other in lines_of(explained)
+    assert (cases / case_key(stale)).is_dir()
+    changed = json.loads(before[case_key(other)])
+    changed["model"]["weights"] = "other"
+    (cases / case_key(other) / "manifest.json").write_text(json.dumps(changed))
+    explain_run(
+        explained, predictions, lambda: pipeline.train(explained, progress=QUIET), sample_ids=[name], methods=FEW,
+        progress=QUIET,
+    )  # fmt: skip
+    assert set(untouched(cases)) == set(before) - {case_key(stale), case_key(other)}
+    assert not set(lines_of(explained)) & {stale, other, damaged}
+    (cases / case_key(damaged) / "manifest.json").write_text(before[case_key(damaged)])
+    pipeline.explain(explained, every=True, methods=FEW, progress=QUIET)
+    assert len(lines_of(explained)) == 5
+
+
+def test_a_model_without_its_mask_is_not_explained(
+    explained: RunFolder, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leaks(_: Any) -> None:
+        raise ModelError("the prefix mask leaks")
+
+    monkeypatch.setattr(stage_model, "require_prefix_mask", leaks)
+    name = next(iter(lines_of(explained)))
+    for stage in ("", "base"):
+        with pytest.raises(ModelError, match="leaks"):
+            pipeline.explain(explained, sample_ids=[name], stage=stage, methods=FEW, progress=QUIET)
+    with pytest.raises(ModelError, match="leaks"):
+        batch(explained, [{"image": "a.png", "question": "?"}], pictures)
+    assert len(lines_of(explained)) == 5
+
+
+def test_a_foil_is_told_in_the_case(explained: RunFolder, answering: None) -> None:
+    name = next(name for name, line in lines_of(explained).items() if line.correct is False)
+    pipeline.explain(
+        explained, sample_ids=[name], stage="base", methods=("chefer",), settings=MapSettings(foil="zebr"),
+        progress=QUIET,
+    )  # fmt: skip
+    manifest = read_bundle(explained.file("explain/stage-base") / lines_of(explained, "base")[name].folder).manifest
+    assert manifest.model["settings"] == {"foil": "zebr"}
+    assert any("not for 'zebr'" in one for one in manifest.views["reference"].warnings)
+    with pytest.raises(ModelError):
+        pipeline.explain(
+            explained, sample_ids=[name], stage="base", methods=("chefer",), settings=MapSettings(foil="<image>"),
+            progress=QUIET,
+        )  # fmt: skip
 
 
 def test_a_stopped_start_goes_on(explained: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,6 +369,58 @@ def test_a_batch_goes_on_where_it_stopped(
     Image.fromarray(np.zeros((40, 60), dtype=np.uint8)).save(pictures / "a.png")
     found = batch(explained, rows, pictures)
     assert (found.cases.made, found.cases.kept) == (3, 0)
+
+
+def test_a_stopped_batch_keeps_its_list(
+    explained: RunFolder, pictures: Path, answering: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"image": "a.png", "question": f"Is it number {number}?"} for number in range(4)]
+    batch(explained, rows[:3], pictures)
+    monkeypatch.setattr(explanation_batch, "_SECONDS_BETWEEN_LISTS", -1.0)
+    listed: list[int] = []
+    real = explanation_batch.write_cases
+    monkeypatch.setattr(
+        explanation_batch, "write_cases", lambda where, lines: listed.append(len(lines)) or real(where, lines)
+    )
+    batch(explained, rows, pictures)
+    assert listed == [3, 3, 3, 4, 4]
+    # A row that is taken out takes its case along; what lies beside the cases stays.
+    (pictures / "out" / "cases" / "unknown").mkdir()
+    found = batch(explained, rows[1:], pictures)
+    assert {one.name for one in (pictures / "out" / "cases").iterdir()} == {
+        "unknown", *(case_key(f"questions-{number}") for number in (1, 2, 3)),
+    }  # fmt: skip
+    assert len(read_cases(found.cases.folder)) == 3
+
+
+def test_a_batch_of_other_questions_goes_elsewhere(explained: RunFolder, pictures: Path, answering: None) -> None:
+    batch(explained, [{"image": "a.png", "question": "?", "sample_id": "one"}], pictures)
+    with pytest.raises(RunError, match="cases of other questions"):
+        batch(explained, [{"image": "a.png", "question": "?", "sample_id": "two"}], pictures)
+    assert [line.sample_id for line in read_cases(pictures / "out")] == ["one"]
+
+
+def test_errors_of_the_model_are_no_fault_of_a_row(
+    explained: RunFolder, pictures: Path, answering: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        raise ModelError("attention was not recorded")
+
+    monkeypatch.setattr(explanation_batch, "explain_case", failing)
+    with pytest.raises(ModelError, match="not recorded"):
+        batch(explained, [{"image": "a.png", "question": "?"}], pictures)
+
+
+def test_a_byte_order_mark_is_no_text(explained: RunFolder, pictures: Path, answering: None) -> None:
+    found = batch(explained, ["\ufeff" + json.dumps({"image": "a.png", "question": "?"})], pictures)
+    assert (found.cases.made, found.rejects) == (1, ())
+
+
+def test_an_answer_that_cannot_be_read_leaves_its_row_out(
+    explained: RunFolder, pictures: Path, answering: None
+) -> None:
+    found = batch(explained, [{"image": "a.png", "question": "?", "answer": "<image>"}], pictures)
+    assert [one.reason for one in found.rejects] == ["unusable_text"]
 
 
 def test_a_batch_refuses_what_is_not_its_own(explained: RunFolder, pictures: Path) -> None:

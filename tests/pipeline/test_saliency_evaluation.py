@@ -2,20 +2,24 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from radvqa import pipeline
+from radvqa.data.adapters.phantom import PhantomDataset
 from radvqa.errors import DataError, RunError
-from radvqa.pipeline import saliency_work
+from radvqa.explain.maps import MapSettings
+from radvqa.pipeline import saliency_evaluation, saliency_work
 from radvqa.pipeline.saliency_evaluation import Wanted, evaluate_saliency
-from radvqa.pipeline.saliency_targets import spread
+from radvqa.pipeline.saliency_targets import Regions, spread
 from radvqa.recipe import parse_recipe
 from radvqa.run.folder import RunFolder
 from radvqa.run.progress import Progress
 
 QUIET = Progress(quiet=True)
+SMALL = MapSettings(window=2)
 FEW = Wanted(methods=("raw", "rollout"), limit=4, costly=4, faithfulness=0, sanity=0, seed=0)
 
 
@@ -49,12 +53,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunFolder]:
 @pytest.fixture
 def fresh(run: RunFolder) -> RunFolder:
     """The run without an evaluation of its maps."""
-    (run.file("explain/evaluation") / "scores.jsonl").unlink(missing_ok=True)
+    (run.file("explain/evaluation") / "measured.jsonl").unlink(missing_ok=True)
     return run
 
 
 def keys(run: RunFolder) -> list[str]:
-    path = run.file("explain/evaluation/scores.jsonl")
+    path = run.file("explain/evaluation/measured.jsonl")
     return [json.loads(line)["key"] for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -63,31 +67,43 @@ def result(run: RunFolder) -> dict[str, Any]:
     return found
 
 
-def test_everything_is_measured_and_written(fresh: RunFolder) -> None:
+def test_everything_is_measured_and_written(fresh: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = Wanted(
         methods=("raw", "rollout", "grad_cam", "token_occlusion"), limit=5, costly=0, faithfulness=1, sanity=1, seed=0
     )
+    # The tiny grid has 4 x 4 cells: an occlusion window as large as it would give a constant map.
+    real = saliency_work.maps_of
+    monkeypatch.setattr(saliency_work, "maps_of", lambda *given, **more: real(*given, settings=SMALL, **more))
     page = evaluate_saliency(fresh, wanted, progress=QUIET)
     found = result(fresh)
     assert page.is_file()
     assert list(found["table"]["rows"]) == [
-        *wanted.methods, "chance", "centre", "body_part_prior", "label_prior",
+        *wanted.methods, "chance", "centre", "body_part_prior", "label_prior", "label_oracle",
     ]  # fmt: skip
     assert found["table"]["questions"] == 5
     assert found["table"]["images"] == 5
     raw = found["table"]["rows"]["raw"]["metrics"]
     assert raw["energy"]["questions"] == 5
     assert 0 < raw["energy"]["mean"] < 1
+    occlusion = found["table"]["rows"]["token_occlusion"]
+    assert occlusion["metrics"]["energy"]["questions"] > 0
+    assert 0 <= occlusion["metrics"]["energy"]["mean"] <= 1
+    assert occlusion["metrics"]["specificity"]["questions"] <= 1
+    assert found["table"]["rows"]["raw"]["metrics"]["auprc_elsewhere"]["questions"] == 5
     assert found["table"]["rows"]["chance"]["metrics"]["enrichment"]["mean"] == pytest.approx(1.0)
     assert found["thresholds"]["raw"] is not None
     assert "chance" not in found["thresholds"]
     assert set(found["sanity"]["methods"]) == set(wanted.methods)
     assert list(found["sanity"]["methods"]["raw"]["blocks"])[-1] == "vision tower"
     assert found["faithfulness_questions"] == 1
-    assert set(found["table"]["strata"]["answer"]) <= {"right", "wrong"}
+    assert sum(one["raw"]["enrichment"]["questions"] for one in found["table"]["strata"]["answer"].values()) == 5
+    assert (
+        sum(one["raw"]["enrichment"]["questions"] for one in found["table"]["strata"]["label named in"].values()) == 5
+    )
     assert found["left_out"]["are beyond the limit"] > 0
     assert any("lesion in the" in name for name in found["table"]["strata"]["target"])
-    assert set(found["table"]["strata"]["kind of target"]) <= {"finding", "organ"}
+    assert "finding" in found["table"]["strata"]["kind of target"]
+    assert len(found["table"]["faithfulness"]["raw"]) > 5
     assert (fresh.file("explain/evaluation") / "localisation.md").is_file()
 
 
@@ -106,7 +122,7 @@ def test_a_stop_loses_one_question_and_the_rest_is_not_done_again(
     stop_at = -1
     evaluate_saliency(fresh, FEW, progress=QUIET)
     whole, in_all = result(fresh), len(calls)
-    fresh.file("explain/evaluation/scores.jsonl").unlink()
+    fresh.file("explain/evaluation/measured.jsonl").unlink()
     calls.clear()
     stop_at = in_all - 2
     with pytest.raises(KeyboardInterrupt):
@@ -134,12 +150,80 @@ def test_a_method_can_be_added_later(fresh: RunFolder, monkeypatch: pytest.Monke
     assert list(result(fresh)["methods"]) == ["raw", "raw_value"]
 
 
-def test_another_seed_is_measured_anew(fresh: RunFolder) -> None:
+def test_another_seed_keeps_what_was_measured(fresh: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluate_saliency(fresh, FEW, progress=QUIET)
-    evaluate_saliency(
-        fresh, Wanted(methods=("raw",), limit=2, costly=4, faithfulness=0, sanity=0, seed=1), progress=QUIET
-    )
-    assert len([key for key in keys(fresh) if key.startswith("scores/")]) == 2
+    before = keys(fresh)
+    more = replace(FEW, faithfulness=1, seed=1, limit=None)
+    evaluate_saliency(fresh, more, progress=QUIET)
+    assert keys(fresh)[: len(before)] == before
+    monkeypatch.setattr(saliency_work, "maps_of", None)
+    evaluate_saliency(fresh, FEW, progress=QUIET)
+    evaluate_saliency(fresh, more, progress=QUIET)
+    monkeypatch.setattr(saliency_work, "faithfulness", None)
+    evaluate_saliency(fresh, more, progress=QUIET)
+    with pytest.raises(TypeError):
+        evaluate_saliency(fresh, replace(more, seed=2), progress=QUIET)
+
+
+def test_maps_of_other_weights_are_put_aside(fresh: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate_saliency(fresh, FEW, progress=QUIET)
+    path = fresh.file("explain/evaluation/measured.jsonl")
+    before = path.read_bytes()
+    monkeypatch.setattr(saliency_evaluation, "MEASURED", saliency_evaluation.MEASURED + 1)
+    evaluate_saliency(fresh, replace(FEW, limit=1), progress=QUIET)
+    aside = path.with_name("measured-1.jsonl")
+    assert aside.read_bytes() == before
+    aside.unlink()
+    assert len([key for key in keys(fresh) if key.startswith("maps/")]) == 1
+
+
+def test_scores_follow_the_regions_without_measuring_anew(fresh: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate_saliency(fresh, FEW, progress=QUIET)
+    before = result(fresh)["table"]["rows"]["raw"]["metrics"]["energy"]["mean"]
+    real = Regions.coverage
+    monkeypatch.setattr(Regions, "coverage", lambda *arguments: real(*arguments)[::-1, ::-1])
+    monkeypatch.setattr(saliency_work, "maps_of", None)
+    evaluate_saliency(fresh, FEW, progress=QUIET)
+    assert result(fresh)["table"]["rows"]["raw"]["metrics"]["energy"]["mean"] != before
+
+
+def test_one_bad_mask_leaves_out_its_questions(fresh: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate_saliency(fresh, replace(FEW, limit=None), progress=QUIET)
+    whole = result(fresh)["table"]
+    assert "have regions that cannot be read" not in result(fresh)["left_out"]
+    scores = [json.loads(line) for line in fresh.file("explain/evaluation/scores.jsonl").read_text().splitlines()]
+    bad = scores[0]["image_id"]
+    real = PhantomDataset.regions
+
+    def broken(self: PhantomDataset, image_id: str) -> Any:
+        if image_id == bad:
+            raise DataError("a mask is broken", where=image_id)
+        return real(self, image_id)
+
+    monkeypatch.setattr(PhantomDataset, "regions", broken)
+    evaluate_saliency(fresh, replace(FEW, limit=None), progress=QUIET)
+    assert result(fresh)["table"]["images"] == whole["images"] - 1
+    assert result(fresh)["left_out"]["have regions that cannot be read"] > 0
+
+
+def test_checks_do_not_depend_on_how_many_questions_are_chosen(
+    fresh: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate_saliency(fresh, replace(FEW, methods=("raw",), limit=1, sanity=1), progress=QUIET)
+    before = [key for key in keys(fresh) if key.startswith("sanity/")]
+    assert len(before) == 1
+    monkeypatch.setattr(saliency_work, "weight_randomisation", None)
+    evaluate_saliency(fresh, replace(FEW, methods=("raw",), limit=5, sanity=1), progress=QUIET)
+    assert result(fresh)["sanity"]["questions"] == 1
+    monkeypatch.setattr(saliency_evaluation, "stranger", lambda one, others: None)
+    evaluate_saliency(fresh, replace(FEW, methods=("raw",), sanity=1), progress=QUIET)
+    assert result(fresh)["sanity"] is None
+
+
+def test_the_split_that_priors_learn_from_is_refused(fresh: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saliency_evaluation, "LEARNT_FROM", "val")
+    with pytest.raises(DataError, match="learn from"):
+        evaluate_saliency(fresh, FEW, progress=QUIET)
 
 
 def test_a_run_without_answers_is_told_what_to_do(fresh: RunFolder) -> None:
@@ -153,8 +237,6 @@ def test_a_run_without_answers_is_told_what_to_do(fresh: RunFolder) -> None:
 
 
 def test_data_without_regions_cannot_be_measured(fresh: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    from radvqa.data.adapters.phantom import PhantomDataset
-
     monkeypatch.setattr(PhantomDataset, "regions", lambda self, image_id: ())
     with pytest.raises(DataError, match="labelled region"):
         evaluate_saliency(fresh, FEW, progress=QUIET)

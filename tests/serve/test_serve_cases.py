@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 
 import numpy as np
@@ -67,12 +68,13 @@ def test_a_case(page, run, key):
     assert str(run.parent) not in json.dumps(told)
 
 
-def test_neighbours_follow_the_list(page):
-    keys = [line.key for line in page.app.state.cases.series[0].listing().lines]
+def test_without_a_list_the_neighbours_are_those_of_the_series(page):
+    keys = [line.key for line in page.app.state.cases.series[1].listing().lines]
     for place, key in enumerate(keys):
-        told = page.get(f"/api/case/s0/{key}").json()["neighbours"]
-        assert told["previous"] == (keys[place - 1] if place else None)
-        assert told["next"] == (keys[place + 1] if place + 1 < len(keys) else None)
+        told = page.get(f"/api/case/s1/{key}").json()
+        assert (told["query"], told["back"], told["place"], told["found"]) == ("", "/", place + 1, 4)
+        assert told["neighbours"]["previous"] == (f"/case/s1/{keys[place - 1]}" if place else None)
+        assert told["neighbours"]["next"] == (f"/case/s1/{keys[place + 1]}" if place + 1 < len(keys) else None)
 
 
 @pytest.mark.parametrize("number", [0, 1, 3])
@@ -199,6 +201,55 @@ def test_what_is_unknown_is_not_found(page, key, path):
     answer = page.get(path.format(key=key))
     assert (answer.status_code, answer.headers["content-type"]) == (404, "application/json")
     assert answer.json()["error"]
+
+
+def test_a_damaged_first_case_does_not_stop_the_page(client, planted, tmp_path):
+    folder = tmp_path / "batch"
+    lines = planted.planted_cases(folder, 2, layers=1, heads=1)
+    (case_folder(folder, lines[0].key) / "manifest.json").write_text("{")
+    page = client(folder)
+    assert page.get("/api/cases").json()["series"][0]["model"] == "embedded"
+    assert page.get(f"/case/s0/{lines[1].key}").status_code == 200
+    assert page.get(f"/case/s0/{lines[0].key}").status_code == 500
+    shutil.rmtree(folder / "cases")
+    assert client(folder).get("/").status_code == 200
+
+
+def test_a_thumbnail_is_answered_without_opening_its_case(page, key, monkeypatch):
+    (address,) = re.findall(rf'src="(/thumbnail/s0/{key}[^"]*)"', page.get("/?series=s0").text)
+    first = page.get(address)
+    assert first.headers["cache-control"] == "private, max-age=31536000, immutable"
+    opened = []
+    monkeypatch.setattr(type(page.app.state.cases), "open", lambda *names: opened.append(names))
+    again = page.get(address)
+    assert (again.content, opened) == (first.content, [])
+    assert page.get(address, headers={"If-None-Match": first.headers["etag"]}).status_code == 304
+
+
+def test_a_thumbnail_of_a_case_that_was_made_anew(client, planted, tmp_path):
+    folder = tmp_path / "batch"
+    planted.planted_cases(folder, 1, layers=1, heads=1)
+    page = client(folder)
+    first = re.findall(r'src="(/thumbnail/[^"]*)"', page.get("/").text)
+    old = page.get(first[0]).content
+    planted.planted_cases(folder, 1, layers=1, heads=1, seed=9)
+    second = re.findall(r'src="(/thumbnail/[^"]*)"', page.get("/").text)
+    assert second != first
+    assert page.get(second[0]).content != old
+    assert page.get(first[0]).headers["cache-control"] == "private, no-cache"
+
+
+def test_samples_of_the_same_name_are_the_same_case_only_with_the_same_picture(client, planted, tmp_path):
+    from dataclasses import replace
+
+    from radvqa.explain.bundle_files import write_cases
+
+    lines = planted.planted_cases(tmp_path / "one", 2, layers=1, heads=1)
+    other = planted.planted_cases(tmp_path / "two", 2, layers=1, heads=1)
+    write_cases(tmp_path / "two", [other[0], replace(other[1], image_id="another")])
+    page = client(tmp_path / "one", tmp_path / "two")
+    same = [page.get(f"/api/case/s0/{line.key}").json()["same_case"] for line in lines]
+    assert same == [[{"series": "s1", "key": lines[0].key}], []]
 
 
 def test_a_damaged_case_is_told_without_its_place(client, planted, tmp_path):

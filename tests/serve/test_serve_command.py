@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 
@@ -70,6 +71,20 @@ def test_without_the_optional_packages(monkeypatch):
         importlib.import_module("radvqa.serve.app")
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
+def test_the_address_that_is_said_can_be_opened(run, host, monkeypatch):
+    import uvicorn
+
+    from radvqa.web.serving import serve
+
+    said = []
+    monkeypatch.setattr(uvicorn.Server, "run", lambda *_arguments, **_settings: None)
+    serve(create_app([run], host=host), host=host, port=0, name="page", say=said.append)
+    name = re.match(r"page at http://(.+):\d+/", said[0])[1]
+    assert (name == host) is (host == "127.0.0.1")
+    assert socket.getaddrinfo(name, None)
+
+
 def test_it_serves_until_ctrl_c(run):
     import httpx2
 
@@ -84,7 +99,7 @@ def test_it_serves_until_ctrl_c(run):
         address, token = re.fullmatch(r"page at (http://127\.0\.0\.1:\d+)/\?token=(\S{32})\n", first).groups()
         with httpx2.Client(base_url=address) as http:
             assert http.get("/").status_code == 401
-            assert http.get("/", params={"token": token}).status_code == 200
+            assert http.get("/", params={"token": token}).status_code == 303
             assert len(http.get("/api/cases").json()["cases"]) == 19
             assert "server" not in http.get("/").headers
         process.send_signal(signal.SIGINT)

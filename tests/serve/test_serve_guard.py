@@ -45,16 +45,26 @@ def test_without_the_token_there_is_nothing(client, run, key):
         assert len(answer.content) < 200
     refused = page.post("/api/ask", content="{}", headers=JSON | {"Origin": base})
     assert refused.status_code == 401
-    first = page.get(f"/?token={token}")
-    assert first.status_code == 200 and "19 of 19 cases" in first.text
+    first = page.get(f"/?token={token}", follow_redirects=False)
+    assert (first.status_code, first.headers["location"], first.text) == (303, "/", "")
     cookie = first.headers["set-cookie"]
-    assert "HttpOnly" in cookie and "SameSite=Strict" in cookie and "Domain" not in cookie
+    assert cookie.startswith("radvqa_page_8000=") and token not in cookie
+    assert "HttpOnly" in cookie and "SameSite=Lax" in cookie and "Domain" not in cookie
+    assert "default-src 'none'" in first.headers["content-security-policy"]
+    assert first.headers["cache-control"] == "no-store"
+    assert "19 of 19 cases" in page.get("/").text
     for path in everything(key):
         assert page.get(path).status_code in (200, 204, 404), path
+    session = page.cookies["radvqa_page_8000"]
     page.cookies.clear()
     assert page.get("/").status_code == 401
-    assert page.get("/", headers={"Cookie": "radvqa_page=wrong"}).status_code == 401
-    assert page.get("/", headers={"Cookie": f"radvqa_review={token}"}).status_code == 401
+    for name, value in (("page_8000", "wrong"), ("page_8000", token), ("page_8000", ""), ("review_8000", session)):
+        assert page.get("/", headers={"Cookie": f"radvqa_{name}={value}"}).status_code == 401
+    assert page.get("/", headers={"Cookie": f"radvqa_page_8000={session}"}).status_code == 200
+    # Another server on another port of this machine gets the cookie too, and neither takes it nor is disturbed by it.
+    assert page.get("/", headers={"Host": "192.168.1.7:9", "Cookie": f"radvqa_page_8000={session}"}).status_code == 401
+    both = f"radvqa_page_9=other; radvqa_page_8000={session}"
+    assert page.get("/", headers={"Cookie": both}).status_code == 200
     assert client(run, base=base, host="0.0.0.0").app.state.token != token
 
 
@@ -68,7 +78,7 @@ def test_on_loopback_a_token_can_be_asked_for(client, run):
 @pytest.mark.parametrize(
     ("host", "status"),
     [("127.0.0.1:8000", 200), ("localhost:1", 200), ("[::1]:8000", 200), ("evil.example", 421), ("", 421),
-     ("192.168.1.7", 421), ("127.0.0.1.evil.example", 421)],
+     ("192.168.1.7", 421), ("127.0.0.1.evil.example", 421), ("127.0.0.1:port", 421), ("127.0.0.1:99999", 421)],
 )  # fmt: skip
 def test_other_names_are_refused(page, host, status):
     for path in ("/", "/api/cases", "/static/frame.css"):

@@ -64,7 +64,9 @@ def test_a_question_becomes_a_case(live, key, model):
     assert case["key"].startswith("ask-") and case["series"] == "s0" and case["asked_of"] == key
     assert case["question"] == "Is the heart enlarged?" and case["views"]["typed"]["text"] == "Yes"
     assert case["neighbours"] == {"previous": None, "next": None} and case["same_case"] == []
+    assert case["back"] == f"/case/s0/{key}" and case["longest"] == {"question": 500, "answer": 500}
     assert live.get(f"/api/case/s0/{case['key']}").json() == case
+    assert f'<a id="back" href="/case/s0/{key}">' in live.get(f"/case/s0/{case['key']}").text
     path = f"/api/case/s0/{case['key']}/typed"
     shape = case["views"]["typed"]["shape"]
     assert len(live.get(f"{path}/attention").content) == np.prod([shape[axis] for axis in "TLHrc"])
@@ -83,6 +85,7 @@ def test_a_question_about_an_asked_case(live, key):
 
 def test_the_model_is_loaded_once_and_changed_with_the_series(live, key, model):
     assert model.opened == []
+    assert live.get("/api/live").json()["words"] == "The model is loaded at the first question."
     for series in ("s0", "s0", "s1", "s0"):
         assert ask(live, key, series=series).status_code == 201
     assert model.opened == ["s0", "s1", "s0"]

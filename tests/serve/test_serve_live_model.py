@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from radvqa.errors import RadvqaError, RunError
+from radvqa.errors import ModelError, RadvqaError, RunError
+from radvqa.pipeline import stage_model
 from radvqa.recipe import parse_recipe
 from radvqa.run.folder import RunFolder
 from radvqa.serve.live_model import asked_sample, open_live
@@ -46,6 +47,15 @@ def test_a_question_to_a_real_model(series):
     assert str(series.source) not in str(manifest)
     with pytest.raises(RadvqaError, match=r"mark|token"):
         answering(case, "What is <image>?", None)
+
+
+def test_a_model_without_its_mask_is_not_asked(series, monkeypatch):
+    def leaks(_):
+        raise ModelError("the prefix mask leaks")
+
+    monkeypatch.setattr(stage_model, "require_prefix_mask", leaks)
+    with pytest.raises(ModelError, match="leaks"):
+        open_live(series)
 
 
 def test_references_stay_with_their_question(series, tmp_path):

@@ -1,13 +1,16 @@
 """The pages for people: lists that work without script, all states, hostile texts, 500 cases."""
 
+import json
+import math
 import re
 import time
 from html.parser import HTMLParser
+from importlib import resources
 
 import pytest
 
-from radvqa.explain.failures import SIGNATURES, find_failures
-from radvqa.serve.listing import SORTS, Wanted, value_of
+from radvqa.explain.failures import SIGNATURES, find_failures, value_of
+from radvqa.serve.listing import SORTS, Wanted, times
 
 
 class Seen(HTMLParser):
@@ -35,8 +38,19 @@ def lines_of(page, series=0):
 def shown_keys(page, query):
     answer = page.get("/", params=query)
     assert answer.status_code == 200
-    links = [one.get("href", "") for one in Seen(answer.text).all("a")]
-    return [link.removeprefix("/case/") for link in links if link.startswith("/case/")]
+    return [link.removeprefix("/case/").partition("?")[0] for link in case_links(answer.text)]
+
+
+def case_links(text):
+    links = [one.get("href", "") for one in Seen(text).all("a")]
+    return [link for link in links if link.startswith("/case/")]
+
+
+def link_of(page, address, name):
+    """Where the link of that id leads on a page; None if there is none."""
+    answer = page.get(address)
+    assert answer.status_code == 200
+    return next((one["href"] for one in Seen(answer.text).all("a") if one.get("id") == name), None)
 
 
 def every_page(page, key):
@@ -147,13 +161,117 @@ def test_addresses_of_a_list():
     assert Wanted().but() == "?"
 
 
+@pytest.mark.parametrize(
+    "query",
+    ["", "series=s0", "sort=suspicious", "correct=wrong&sort=unsure", "series=s1&sort=question&page=2", "q=lung",
+     "signature=any&sort=confident", "modality=CT", "page=2"],
+)  # fmt: skip
+def test_cases_are_walked_through_in_the_order_of_their_list(page, query, monkeypatch):
+    from radvqa.serve import listing
+
+    monkeypatch.setattr(listing, "PAGE_SIZE", 3)
+    where = re.sub(r"&?page=2", "", query)
+    pages = [page.get(f"/?{where}&page={number}").text for number in range(1, 8)]
+    expected = list(dict.fromkeys(link for text in pages for link in case_links(text)))
+    assert len(expected) > 2
+    seen = [case_links(pages[0])[0]]
+    while (link := link_of(page, seen[-1], "next")) is not None:
+        seen.append(link)
+        assert len(seen) <= len(expected)
+    assert seen == expected
+    for place, address in enumerate(expected):
+        assert link_of(page, address, "previous") == (expected[place - 1] if place else None)
+        back = link_of(page, address, "back")
+        assert address in case_links(page.get(back).text)
+        told = page.get("/api" + address).json()
+        assert (told["place"], told["found"], told["back"]) == (place + 1, len(expected), back)
+        assert told["neighbours"]["next"] == link_of(page, address, "next")
+
+
+@pytest.mark.parametrize("signature", ["", "wrong_and_confident"])
+def test_the_queue_is_walked_through_once(page, signature, monkeypatch):
+    from radvqa.serve import listing
+
+    monkeypatch.setattr(listing, "PAGE_SIZE", 4)
+    pages = [page.get("/failures", params={"signature": signature, "page": str(n)}).text for n in range(1, 9)]
+    expected = list(dict.fromkeys(link for text in pages for link in case_links(text)))
+    seen = [expected[0]]
+    while (link := link_of(page, seen[-1], "next")) is not None:
+        seen.append(link)
+        assert len(seen) <= len(expected)
+    assert seen == expected
+    for address in expected:
+        back = link_of(page, address, "back")
+        assert back.startswith("/failures?") and address in case_links(page.get(back).text)
+
+
+def test_a_case_outside_its_list_still_leads_back(page):
+    line = next(line for line in lines_of(page) if line.correct)
+    address = f"/case/s0/{line.key}?correct=wrong"
+    assert link_of(page, address, "next") is None and link_of(page, address, "previous") is None
+    assert link_of(page, address, "back") == "/?correct=wrong"
+    queue = f"/case/s0/{line.key}?list=failures&series=s9"
+    assert link_of(page, queue, "back") == "/failures?series=s0"
+
+
+def test_a_comparison_keeps_the_list(page, key):
+    text = page.get(f"/case/s0/{key}?sort=unsure&organ=Lung").text
+    assert f"/compare?a=s0/{key}&amp;b=s1/{key}&amp;organ=Lung&amp;sort=unsure" in text
+    assert 'data-query="?organ=Lung&amp;sort=unsure"' in text
+
+
+def test_comparisons_are_walked_through(page):
+    keys = [key.partition("/")[2] for key in shown_keys(page, {"series": "s0", "sort": "blind"})]
+    both = [key for key in keys if any(line.key == key for line in lines_of(page, 1))]
+    for place, key in enumerate(both):
+        at = f"/compare?a=s0/{key}&b=s1/{key}&series=s0&sort=blind"
+        for name, near in (("previous", place - 1), ("next", place + 1)):
+            other = both[near] if 0 <= near < len(both) else None
+            expected = other and f"/compare?a=s0/{other}&b=s1/{other}&series=s0&sort=blind"
+            assert link_of(page, at, name) == expected
+    assert len(both) == 4
+    same = f"/compare?a=s0/{both[0]}&b=s0/{both[0]}"
+    assert link_of(page, same, "next") is None
+
+
+def test_filters_count_the_cases_of_the_chosen_series(page):
+    for query, lines in (("", 19), ("?series=s1", 4)):
+        text = page.get("/" + query).text
+        for name in ("correct", "modality", "organ"):
+            field = text.partition(f'id="filter-{name}"')[2].partition("</select>")[0]
+            assert sum(int(one) for one in re.findall(r"\((\d+)\)</option>", field)) == lines
+        field = text.partition('id="filter-series"')[2].partition("</select>")[0]
+        assert sum(int(one) for one in re.findall(r"\((\d+)\)</option>", field)) == 19
+    only = next(
+        iter({value_of(one, "organ") for one in lines_of(page)} - {value_of(one, "organ") for one in lines_of(page, 2)})
+    )
+    text = page.get("/", params={"series": "s2", "organ": only}).text
+    assert f'<option value="{only}" selected>{only} (0)</option>' in text and "0 of 19 cases" in text
+
+
+@pytest.mark.parametrize(
+    ("reliance", "words"),
+    [(0.0, "1 times"), (math.log(1.234), "1.2 times"), (-0.7, "0.5 times"), (math.log(3), "3 times"),
+     (math.log(424), "420 times"), (7.0, "over 1000 times"), (1e6, "over 1000 times"), (-1e6, "under 0.01 times"),
+     (math.nan, "not defined")],
+)  # fmt: skip
+def test_use_of_the_image_in_words(reliance, words):
+    assert times(reliance) == words
+
+
+def test_use_of_the_image_in_the_list(page):
+    text = page.get("/").text
+    for line in lines_of(page):
+        assert f'<span title="{line.reliance:.2f} nats">{times(line.reliance)}</span>' in text
+
+
 def test_the_failure_finder(page):
     answer = page.get("/failures")
     lines = lines_of(page)
     failures = find_failures(lines)
     assert f"{len(failures)} entries" in answer.text
     queue = answer.text.partition('id="queue"')[2]
-    assert re.findall(r'href="/case/s0/([^"]+)"', queue) == [one.key for one in failures]
+    assert re.findall(r'href="/case/s0/([^"?]+)\?', queue) == [one.key for one in failures]
     for one in failures:
         assert one.points_to in answer.text
     for group in ("modality", "organ", "content_type"):
@@ -195,6 +313,29 @@ def test_the_case_page_without_script(page, key):
 @pytest.mark.parametrize("query", ["", "?a=s0/{key}", "?a=s0/{key}&b=s0/nothing", "?a=s9/{key}&b=s0/{key}", "?a=&b="])
 def test_comparisons_need_two_cases(page, key, query):
     assert page.get("/compare" + query.format(key=key)).status_code == 404
+
+
+def test_different_pictures_are_not_compared(page, key):
+    other = next(line for line in lines_of(page) if line.image_id != lines_of(page)[0].image_id)
+    answer = page.get(f"/compare?a=s0/{key}&b=s1/{lines_of(page, 1)[0].key}")
+    assert answer.status_code == 200
+    answer = page.get(f"/compare?a=s0/{key}&b=s0/{other.key}")
+    assert answer.status_code == 422 and "text/html" in answer.headers["content-type"]
+    assert "show different pictures" in answer.text
+
+
+def test_the_help_lists_the_keys_that_there_are(page):
+    """The page's script makes the keys and their dialog from one table; the help page has no script."""
+    words = r'"(?:[^"\\]|\\.)*"'
+    array = rf"\[{words}(?:,\s*{words})*\]"
+    shown = rf"one\(\s*(?:{words},\s*)?(?:{array}|[A-Z]+\.map\([^\n]*?\)),\s*({array}),"
+    scripts = "".join(one.read_text() for one in resources.files("radvqa.serve").joinpath("static").glob("*.js"))
+    found = re.findall(shown, scripts)
+    assert len(found) == len(re.findall(r"\bone\(", scripts)) > 30
+    keys = {key for one in found for key in json.loads(one)}
+    table = page.get("/help").text.partition('id="key-table"')[2].partition("</table>")[0]
+    listed = re.findall(r"<kbd>([^<]+)</kbd>", table)
+    assert {key.casefold() for key in listed} == {key.casefold() for key in keys - {"…"}}
 
 
 def test_the_help_says_that_attention_is_not_explanation(page):

@@ -39,6 +39,18 @@ def test_the_file_only_grows(file):
         before = after
 
 
+def test_a_decision_that_is_sent_again_is_no_new_line(file):
+    """A server that is killed between the disk and its answer gets the same decision again."""
+    first = file.append(REJECT)
+    assert DecisionFile(file.path).append(REJECT) == first
+    file.append(replace(REJECT, reader="ben"))  # another reader in between
+    assert file.append(REJECT) == first
+    assert [one.sequence for one in file.read().decisions] == [1, 2]
+    assert file.append(replace(REJECT, seconds=5.0)).sequence == 3
+    assert file.append(replace(ACCEPT, sample_id="pair/2")).sequence == 4
+    assert file.append(replace(REJECT, seconds=5.0)).sequence == 5  # decided anew after another
+
+
 def test_no_file_is_no_decision(file):
     assert file.read().decisions == ()
     assert file.mend() == 0
@@ -99,8 +111,8 @@ def test_half_of_the_first_line(file):
     ],
 )
 def test_an_invalid_line_is_named(file, change, told):
-    for _ in range(3):
-        file.append(ACCEPT)
+    for number in range(3):
+        file.append(replace(ACCEPT, seconds=number))
     lines = file.path.read_text().splitlines()
     lines[1] = json.dumps(json.loads(lines[1]) | change)
     file.path.write_text("\n".join(lines) + "\n")
@@ -127,8 +139,8 @@ def test_an_empty_first_line(file):
 
 
 def test_a_missing_line_is_noticed(file):
-    for _ in range(3):
-        file.append(ACCEPT)
+    for number in range(3):
+        file.append(replace(ACCEPT, seconds=number))
     lines = file.path.read_bytes().splitlines(keepends=True)
     file.path.write_bytes(lines[0] + lines[2])
     with pytest.raises(DataError, match="sequence 3"):

@@ -277,15 +277,17 @@ def test_elsewhere_than_on_loopback_the_token_is_needed(review):
     for path in ("/", "/review.js", "/api/session", "/api/review?reader=ana", "/image/x", "/?token=", "/?token=wrong"):
         assert page.get(path).status_code == 401
     assert page.get(f"/api/session?token={token}").status_code == 401  # only the page takes it
-    first = page.get(f"/?token={token}")
-    assert first.status_code == 200
+    first = page.get(f"/?token={token}", follow_redirects=False)
+    assert (first.status_code, first.headers["location"]) == (303, "/")
     cookie = first.headers["set-cookie"]
-    assert "HttpOnly" in cookie and "SameSite=Strict" in cookie and "Domain" not in cookie
+    assert cookie.startswith("radvqa_review_8000=") and token not in cookie
+    assert "HttpOnly" in cookie and "SameSite=Lax" in cookie and "Domain" not in cookie
+    assert page.get("/").status_code == 200
     key = items(page)[0]["key"]
     assert decide(page, key, headers=JSON | {"Origin": base}).status_code == 201
     page.cookies.clear()
     assert decide(page, key, headers=JSON | {"Origin": base}).status_code == 401
-    assert page.get("/api/session", headers={"Cookie": "radvqa_review=wrong"}).status_code == 401
+    assert page.get("/api/session", headers={"Cookie": f"radvqa_review_8000={token}"}).status_code == 401
 
 
 def test_elsewhere_names_are_still_checked(review):

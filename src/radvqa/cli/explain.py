@@ -2,17 +2,19 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, final
+from typing import TYPE_CHECKING, Annotated, Any, cast, final
 
 import typer
 import typer.core
 
 from radvqa.cli.console import NOTICE, aligned, command_line, known_choices, print_json
+from radvqa.cli.map_options import Alpha, Foil, Fusion, Heads, Layers, Sinks, map_settings
 from radvqa.errors import RunError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from radvqa.explain.measured import Evaluation
     from radvqa.pipeline.explanation import Explanations
 
 CASES = "cases"
@@ -60,18 +62,34 @@ def cases(
         typer.Option(metavar="NAME", help="Explain the model as it was after this stage; `base`: before the first."),
     ] = "",
     methods: Methods = None,
+    alpha: Alpha = None,
+    layers: Layers = None,
+    heads: Heads = None,
+    fusion: Fusion = "mean",
+    sinks: Sinks = "mark",
+    foil: Foil = "",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Explain answers, renew the report.
 
     For a trained run: of the samples that its recipe asks for, of those given here, or of all. What was stopped goes
-    on. Look at the cases with `radvqa serve RUN`.
+    on; a case made by other settings is made again. Look at the cases with `radvqa serve RUN`.
     """
     from radvqa.run.folder import RunFolder
 
     folder = RunFolder.open(run)
     wanted = _wanted(methods)
+    settings = map_settings(
+        wanted,
+        usual_alpha=folder.recipe.explain.alpha,
+        alpha=alpha,
+        layers=layers,
+        heads=heads,
+        fusion=fusion,
+        sinks=sinks,
+        foil=foil,
+    )
     from radvqa import pipeline
     from radvqa.run.progress import Progress
 
@@ -80,7 +98,13 @@ def cases(
     folder.note_command(command_line())
     pipeline.require_trained(folder)
     found = pipeline.explain(
-        folder, sample_ids=sample or [], every=every, stage=stage, methods=wanted, progress=progress
+        folder,
+        sample_ids=sample or [],
+        every=every,
+        stage=stage,
+        methods=wanted,
+        settings=settings,
+        progress=progress,
     )
     report = pipeline.report(folder, progress=progress)
     if as_json:
@@ -141,15 +165,20 @@ def export(
     case: Annotated[Path, typer.Argument(metavar="CASE", help="The folder of a case, explain/cases/KEY of a run.")],
     *,
     to: Annotated[Path, typer.Option(metavar="FILE", help="A file that ends in .png, .svg or .html.")],
+    methods: Methods = None,
+    contours: Annotated[
+        bool, typer.Option("--contours", help="Draw the picture's contours in its place (.png only).")
+    ] = False,
 ) -> None:
     """Write one case as picture, drawing or page.
 
-    The file holds the picture and the texts of the data set: mind their licence before passing it on.
+    The file holds the picture and the texts of the data set: mind their licence before passing it on. Where it does
+    not allow that, `--contours` leaves the picture out.
     """
     from radvqa.explain.bundle_files import read_bundle
     from radvqa.explain.export import export_case
 
-    export_case(read_bundle(case), to)
+    export_case(read_bundle(case), to, methods=_named(methods) or (), contours=contours)
     typer.echo(f"{to}\n{NOTICE}")
 
 
@@ -200,6 +229,13 @@ def evaluate(
         return
     typer.echo(f"page: {page}\n")
     typer.echo(aligned(_rows(found["table"])))
+    for reason, number in found["left_out"].items():
+        typer.echo(f"{number} questions {reason}")
+    from radvqa.report.localisation_wording import FEWER, conclusions
+
+    typer.echo(FEWER)
+    for sentence in conclusions(cast("Evaluation", found)):
+        typer.echo(f"- {sentence}")
     typer.echo(NOTICE)
 
 
@@ -275,18 +311,26 @@ def _named(given: str | None) -> list[str]:
 
 
 def _rows(table: dict[str, Any]) -> list[tuple[str, ...]]:
-    """The table of an evaluation in few columns."""
-    shown = {"hit": 100, "energy": 100, "enrichment": 1, "auprc": 100, "iou_tuned": 100}
+    """The table of an evaluation in few columns; n where a mean is of fewer questions than its row."""
+    shown = {"hit": 100, "energy": 100, "enrichment": 1, "auprc": 100, "auprc_elsewhere": 100, "iou_tuned": 100}
+    heads = ("hit %", "energy %", "enrichment", "AUPRC %", "elsewhere %", "IoU tuned %")
     rows: list[tuple[str, ...]] = [
-        ("row", "hit %", "95 % interval", "energy %", "enrichment", "AUPRC %", "IoU tuned %", "questions")
+        ("row", "questions", *heads, "specificity", "gap over random", "hit, 95 % interval", "left out")
     ]
     for name, row in table["rows"].items():
-        hit = row["metrics"]["hit"]
-        means = {
-            metric: "n/a" if row["metrics"][metric]["mean"] is None else f"{scale * row['metrics'][metric]['mean']:.2f}"
-            for metric, scale in shown.items()
-        }
+        metrics, all_of = row["metrics"], row["questions"]
+        means = [_mean(metrics[metric], scale, all_of) for metric, scale in shown.items()]
+        gap = table["faithfulness"].get(name, {}).get("gap_over_random")
+        hit = metrics["hit"]
         limits = "n/a" if hit["low"] is None else f"{100 * hit['low']:.1f} to {100 * hit['high']:.1f}"
-        first, *others = means.values()
-        rows.append((name, first, limits, *others, str(hit["questions"])))
+        left_out = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in row["excluded"].items())
+        others = (_mean(metrics.get("specificity"), 1, all_of), _mean(gap, 1, all_of), limits, left_out or "none")
+        rows.append((name, str(all_of), *means, *others))
     return rows
+
+
+def _mean(estimate: dict[str, Any] | None, scale: float, all_of: int) -> str:
+    if estimate is None or estimate["mean"] is None:
+        return "n/a"
+    few = "" if estimate["questions"] == all_of else f" (n {estimate['questions']})"
+    return f"{scale * estimate['mean']:.2f}{few}"

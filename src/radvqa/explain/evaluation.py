@@ -50,8 +50,10 @@ def localisation_table(
 ) -> Localisation:
     """Means and cluster-bootstrap intervals of every row and metric, paired tests against the references, strata.
 
-    Holm's adjustment is over all methods and references within a metric of ``TESTED``. A row takes part with the
-    questions it is scored on; a difference is taken on those that both rows are scored on.
+    Holm's adjustment is over all methods and references within a metric of ``TESTED``; it is made for each metric
+    apart, and methods are not compared with each other. A row takes part with the questions it is scored on; a
+    difference is taken on those that both rows are scored on. Chance of ``auprc`` is ``auprc_elsewhere`` of the same
+    map.
 
     Args:
         cases: what was measured.
@@ -72,6 +74,7 @@ def localisation_table(
         reasons = Counter(case.excluded[row] for case in cases if row in case.excluded)
         rows[row] = {
             "kind": "method" if row in methods else "prior",
+            "questions": sum(row in case.scores for case in cases),
             "metrics": {metric: one for (name, metric), one in estimates.items() if name == row},
             "excluded": dict(reasons.most_common()),
         }
@@ -93,20 +96,6 @@ def localisation_table(
         "faithfulness": _faithfulness(cases, images, methods=methods, level=level, resamples=resamples, seed=seed),
         "reliance": reliance_of([case.reliance for case in cases]),
     }
-
-
-def chance_auprc(coverage: Float[np.ndarray, "r c"]) -> float:
-    """The mean of ``auprc`` over all orders of the cells: above the target's area, the more so the fewer cells it has.
-
-    Of the sum over k of c_k (c_1 + … + c_k) / k, divided by the sum C of the coverage c, only the means of c_k² and of
-    c_i c_k matter. A test against the bare area would find noise to be better than chance. NaN without a target.
-    """
-    total, squares, cells = float(coverage.sum()), float(np.square(coverage).sum()), coverage.size
-    if total <= 0 or cells < 2:
-        return math.nan
-    harmonic = float((1 / np.arange(1, cells + 1)).sum())
-    alone, pairs = squares / cells, (total**2 - squares) / (cells * (cells - 1))
-    return (alone * harmonic + pairs * (cells - harmonic)) / total
 
 
 def reliance_of(values: Iterable[float]) -> Reliance:
@@ -189,19 +178,24 @@ def _differences(
     tests = []
     for method, reference in pairs:
         a, b = columns[method, metric], columns[reference, metric]
+        if (metric, reference) == ("auprc", CHANCE):
+            b = columns[method, "auprc_elsewhere"]
         both = ~(np.isnan(a) | np.isnan(b))
         ids = np.asarray(images)[both]
         tests.append((a[both], b[both], ids, paired_t(a[both], b[both], ids.tolist()) if both.any() else None))
     known = [number for number, (*_, test) in enumerate(tests) if test is not None and not math.isnan(test.p)]
     p_values = [tests[number][3].p for number in known]  # type: ignore[union-attr]
     adjusted = dict(zip(known, holm(p_values), strict=True))
-    # Holm tests the smallest p at alpha / m, the next one at alpha / (m - 1), and so on.
-    order = {number: place for place, number in enumerate(sorted(known, key=lambda one: tests[one][3].p))}  # type: ignore[union-attr]
+    # Holm tests the smallest p at alpha / m, the next one at alpha / (m - 1), and so on until one is no difference: all
+    # that are left share the level at which it stopped.
+    stopped = sum(p < 1 - level for p in adjusted.values())
+    ranked = sorted(known, key=lambda one: tests[one][3].p)  # type: ignore[union-attr]
+    step = {number: min(place, stopped) for place, number in enumerate(ranked)}
     found: list[Difference] = []
     for number, ((method, reference), (a, b, ids, test)) in enumerate(zip(pairs, tests, strict=True)):
         low = high = None
         if number in adjusted:
-            at = paired_t(a, b, ids.tolist(), level=1 - (1 - level) / (len(known) - order[number]))
+            at = paired_t(a, b, ids.tolist(), level=1 - (1 - level) / (len(known) - step[number]))
             low, high = at.low, at.high
         p = adjusted.get(number)
         different = p is not None and p < 1 - level
@@ -210,7 +204,7 @@ def _differences(
                 "method": method,
                 "reference": reference,
                 "metric": metric,
-                "difference": float((a - b).mean()) if len(a) else 0.0,
+                "difference": float((a - b).mean()) if len(a) else None,
                 "low": low,
                 "high": high,
                 "p": test.p if test is not None and number in adjusted else None,

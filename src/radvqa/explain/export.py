@@ -3,15 +3,17 @@
 import io
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
+from scipy.ndimage import binary_dilation
+from skimage.feature import canny
 
 from radvqa.errors import RecipeError, RunError
 from radvqa.explain.bundle import MapFacts, Token, View
@@ -80,7 +82,12 @@ def stored_map(bundle: Bundle, view: str, method: str, *, token: int | None = No
 
 
 def write_panel(
-    bundle: Bundle, path: Path, *, methods: Mapping[str, str] | None = None, token: int | None = None
+    bundle: Bundle,
+    path: Path,
+    *,
+    methods: Mapping[str, str] | None = None,
+    token: int | None = None,
+    contours: bool = False,
 ) -> None:
     """The panel of a case as PNG.
 
@@ -89,6 +96,7 @@ def write_panel(
         path: the file.
         methods: heading → method; all methods of the case unless given.
         token: of which answer token; of the whole answer unless given.
+        contours: draw the picture's contours in its place, where its terms do not allow passing it on.
 
     Raises:
         RunError: the bundle has no such map or is damaged, or the file cannot be written.
@@ -103,7 +111,7 @@ def write_panel(
     verdict = "" if view.correct is None else f"{'right' if view.correct else 'wrong'}; "
     save_panel(
         path,
-        Image.fromarray(bundle.pixels),
+        line_drawing(bundle.pixels) if contours else Image.fromarray(bundle.pixels),
         maps={heading: stored_map(bundle, name, method, token=token) for heading, method in headings.items()},
         title=_one_line(manifest.question),
         caption=f"{'model' if name == 'model' else 'answer'}: {_one_line(view.text)}   "
@@ -124,15 +132,31 @@ def case_html(bundle: Bundle) -> str:
     return _clean(_environment().get_template("case.html").render(_contents(bundle)))
 
 
-def export_case(bundle: Bundle, path: Path) -> None:
+def line_drawing(pixels: UInt8[np.ndarray, "y x *c"]) -> Image.Image:
+    """The contours of a picture (Canny), gray on black: enough to see where a map lies, and no picture any more."""
+    gray = pixels if pixels.ndim == 2 else pixels[..., :3].mean(axis=-1)
+    edges = canny(gray / 255.0, sigma=min(gray.shape) / 90.0)
+    return Image.fromarray(
+        np.where(binary_dilation(edges, iterations=max(1, min(gray.shape) // 400)), 120, 8).astype(np.uint8)
+    )
+
+
+def export_case(bundle: Bundle, path: Path, *, methods: Sequence[str] = (), contours: bool = False) -> None:
     """Write a case as PNG, SVG or HTML, as the file's suffix says.
 
+    Args:
+        bundle: the case.
+        path: the file.
+        methods: of a PNG, the methods to draw; all of the case if empty.
+        contours: of a PNG, the picture's contours in place of the picture.
+
     Raises:
-        RecipeError: another suffix.
+        RecipeError: another suffix, or something asked of it that it cannot do.
         RunError: the bundle is damaged, or the file cannot be written.
     """
+    chosen = {name: name for name in methods} or None
     writers: Mapping[str, Callable[[], None]] = {
-        ".png": lambda: write_panel(bundle, path),
+        ".png": lambda: write_panel(bundle, path, methods=chosen, contours=contours),
         ".svg": lambda: write_text(path, case_svg(bundle)),
         ".html": lambda: write_text(path, case_html(bundle)),
     }
@@ -143,6 +167,13 @@ def export_case(bundle: Bundle, path: Path) -> None:
             expected=", ".join(writers),
             got=path.name,
             fix="give the file one of these endings",
+        )
+    if path.suffix.lower() != ".png" and (contours or methods):
+        raise RecipeError(
+            "only a PNG can be drawn without its picture, or with some of the methods",
+            where="--to",
+            expected="a file that ends in .png",
+            got=path.name,
         )
     writers[path.suffix.lower()]()
 

@@ -77,7 +77,7 @@ def maps_of(
     asked: Asked,
     methods: Iterable[str] = DEFAULT_METHODS,
     *,
-    settings: MapSettings = MapSettings(),
+    settings: MapSettings = MapSettings(),  # noqa: B008 - frozen
     generic: Asked | None = None,
     tokens: bool = True,
     traced: Trace | None = None,
@@ -112,7 +112,7 @@ def maps_of(
     return {name: dataclasses.replace(found[name], warnings=_warnings(found[name])) for name in names}
 
 
-def needed(methods: Iterable[str], settings: MapSettings = MapSettings()) -> Keep:
+def needed(methods: Iterable[str], settings: MapSettings = MapSettings()) -> Keep:  # noqa: B008 - frozen
     """What a trace must keep for these methods."""
     names = set(methods)
     return Keep(
@@ -162,6 +162,11 @@ def _attention(
             discard=settings.discard,
         )
 
+    layers = asked.vlm.base.config.text_config.num_hidden_layers
+    if settings.layers is not None and settings.layers[1] > layers:
+        raise RecipeError(
+            "there is no such layer", expected=f"A:B within 0:{layers}", got=":".join(map(str, settings.layers))
+        )
     seen = traced_maps(asked, traced or trace(asked, needed(names, settings)))
     by_ratio = {"relative", "contrast"} if len(asked.answer_ids) == 1 else {"relative"}
     ratio: Tensor | None = None

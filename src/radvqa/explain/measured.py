@@ -60,9 +60,10 @@ class Estimate(TypedDict):
 
 
 class Row(TypedDict):
-    """One method or prior. ``excluded``: reason → questions."""
+    """One method or prior, scored on so many ``questions``. ``excluded``: reason → questions."""
 
     kind: str
+    questions: int
     metrics: dict[str, Estimate]
     excluded: dict[str, int]
 
@@ -70,14 +71,14 @@ class Row(TypedDict):
 class Difference(TypedDict):
     """A method minus a reference on the questions that both are scored on.
 
-    ``low`` and ``high`` are at the level that Holm's method leaves to this comparison, so they exclude 0 where
-    ``adjusted_p`` tells a difference. ``verdict``: ``above``, ``below`` or ``""``.
+    ``low`` and ``high`` are at the level that Holm's method leaves to this comparison, so they exclude 0 just where
+    ``adjusted_p`` tells a difference. ``verdict``: ``above``, ``below`` or ``""``. None where nothing was measured.
     """
 
     method: str
     reference: str
     metric: str
-    difference: float
+    difference: float | None
     low: float | None
     high: float | None
     p: float | None
@@ -119,8 +120,12 @@ class MeanLikeness(TypedDict):
 
 
 class SanityRow(TypedDict):
-    """One method. ``blocks``: randomised so far → likeness. ``survives_…``: the map hardly changes all the same."""
+    """One method, on so many questions. ``blocks``: randomised so far → likeness.
 
+    ``survives_…``: the map hardly changes all the same; None where no pair of maps could be compared.
+    """
+
+    questions: int
     blocks: dict[str, MeanLikeness]
     wrong_question: MeanLikeness
     wrong_image: MeanLikeness

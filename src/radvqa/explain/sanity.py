@@ -2,7 +2,7 @@
 
 After Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018: weights are randomised block by block, from the
 output side down, and the map of the same answer is computed anew each time. Two deviations: the values of each tensor
-are shuffled, which keeps their distribution and can be taken back exactly; and the embeddings, to which the head is
+are shuffled, which keeps their distribution; and the embeddings, to which the head is
 tied, stay, since they are what the network reads the question with.
 """
 
@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from scipy import stats
 from skimage.metrics import structural_similarity
-from torch import nn
+from torch import Tensor, nn
 
 from radvqa.explain.measured import MeanLikeness, Sanity, SanityRow
 from radvqa.models.vlm import Vlm
@@ -68,9 +68,10 @@ def blocks(vlm: Vlm, *, language_blocks: int = 4) -> list[Block]:
 def cascade(parts: Sequence[Block], *, seed: int) -> Iterator[Callable[[], Block | None]]:
     """Yield the function that randomises the next block and returns it, or None after the last.
 
-    Afterwards every weight is exactly what it was, whatever happened in between.
+    Afterwards every weight is exactly what it was, whatever happened in between: a copy of what is changed is kept in
+    memory.
     """
-    done: list[tuple[nn.Parameter, int]] = []
+    kept: list[tuple[nn.Parameter, Tensor]] = []
     waiting = iter(parts)
 
     def randomise_next() -> Block | None:
@@ -78,16 +79,17 @@ def cascade(parts: Sequence[Block], *, seed: int) -> Iterator[Callable[[], Block
         if block is not None:
             for module in block.modules:
                 for weight in module.parameters():
-                    key = seed * 1_000_003 + len(done)
-                    done.append((weight, key))
-                    _shuffle(weight, key, back=False)
+                    key = seed * 1_000_003 + len(kept)
+                    kept.append((weight, weight.detach().to("cpu", copy=True)))
+                    _shuffle(weight, key)
         return block
 
     try:
         yield randomise_next
     finally:
-        for weight, key in reversed(done):
-            _shuffle(weight, key, back=True)
+        with torch.no_grad():
+            for weight, values in kept:
+                weight.copy_(values)
 
 
 def weight_randomisation(
@@ -132,6 +134,7 @@ def summary_of(checked: Sequence[Checked]) -> Sanity:
         blocks_of = {name: [one.blocks[method][name] for one in some] for name in names}
         questions, images = [one.wrong_question[method] for one in some], [one.wrong_image[method] for one in some]
         methods[method] = {
+            "questions": len(some),
             "blocks": {name: _mean(values) for name, values in blocks_of.items()},
             "wrong_question": _mean(questions),
             "wrong_image": _mean(images),
@@ -152,16 +155,10 @@ def survives(found: Sequence[Likeness]) -> bool | None:
 
 
 @torch.no_grad()
-def _shuffle(weight: nn.Parameter, key: int, *, back: bool) -> None:
-    """Permute the values of a tensor, or undo that."""
+def _shuffle(weight: nn.Parameter, key: int) -> None:
+    """Permute the values of a tensor."""
     order = torch.randperm(weight.numel(), generator=torch.Generator().manual_seed(key)).to(weight.device)
-    flat = weight.detach().flatten()
-    if back:
-        restored = torch.empty_like(flat)
-        restored[order] = flat
-        weight.copy_(restored.view_as(weight))
-    else:
-        weight.copy_(flat[order].view_as(weight))
+    weight.copy_(weight.detach().flatten()[order].view_as(weight))
 
 
 def _mean(found: Sequence[Likeness]) -> MeanLikeness:

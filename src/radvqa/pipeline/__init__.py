@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 from radvqa.errors import RunError
+from radvqa.explain.map_settings import MapSettings
 from radvqa.models.vlm import Vlm
 from radvqa.pipeline.elsewhere import evaluate_model, evaluate_run_on
 from radvqa.pipeline.evaluation import all_of, evaluate_into, prediction_file
-from radvqa.pipeline.explanation import QUICK_METHODS, Explanations, explain_run
+from radvqa.pipeline.explanation import QUICK_METHODS, Explanations, explain_run, keep_answers
 from radvqa.pipeline.samples import read_samples
 from radvqa.pipeline.selection import first_images
 from radvqa.pipeline.stage_model import is_finished_model
@@ -109,8 +110,8 @@ def evaluate(
 ) -> None:
     """Answer the evaluation split under every condition, add the floors, score, and look for leaks.
 
-    See ``radvqa.pipeline.evaluation`` for the files. Attention maps of other answers than these are taken out of the
-    run. ``vlm`` is what ``train`` returned; without it, it is asked for. ``probes`` are added to those of the recipe.
+    See ``radvqa.pipeline.evaluation`` for the files. Explained cases of other answers than these are taken out of the
+    list. ``vlm`` is what ``train`` returned; without it, it is asked for. ``probes`` are added to those of the recipe.
     """
     folder.lock()
     recipe = folder.recipe
@@ -144,7 +145,7 @@ def evaluate(
     if not folder.is_done("explain", _explained_from(folder)):
         folder.forget("explain")
         _remove(folder.file("explain/index.json"))
-        _remove(folder.file("explain/cases.jsonl"))
+        keep_answers(folder.file("explain"), read_predictions(folder))
 
 
 def explain(
@@ -154,6 +155,7 @@ def explain(
     every: bool = False,
     stage: str = "",
     methods: Sequence[str] = QUICK_METHODS,
+    settings: MapSettings | None = None,
     vlm: Vlm | None = None,
     progress: Progress,
 ) -> Explanations:
@@ -175,6 +177,7 @@ def explain(
         every=every,
         stage=stage,
         methods=methods,
+        settings=settings,
         progress=progress,
     )
     if is_finished_model(folder.recipe, stage):

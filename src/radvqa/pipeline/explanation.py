@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +14,6 @@ from radvqa.explain.bundle import CaseLine, Manifest, ViewName
 from radvqa.explain.bundle_files import (
     case_folder,
     case_key,
-    kept_case,
     read_bundle,
     read_cases,
     write_bundle,
@@ -27,35 +26,39 @@ from radvqa.explain.cases import (
     choose,
     explain_case,
     generated,
+    kept_case,
     made_from,
     predicted,
     written,
 )
-from radvqa.explain.export import write_panel
-from radvqa.explain.maps import MapSettings
+from radvqa.explain.map_settings import MapSettings
 from radvqa.explain.methods import DEFAULT_METHODS
 from radvqa.models.vlm import Vlm
 from radvqa.pipeline.evaluation import prediction_file
+from radvqa.pipeline.explanation_panels import write_index
 from radvqa.pipeline.samples import adapters_of, read_samples
-from radvqa.pipeline.stage_model import BASE, open_stage, stage_number, stage_weights
+from radvqa.pipeline.stage_model import BASE, explained_model, open_stage, stage_number
 from radvqa.pipeline.training import pictures
 from radvqa.recipe import Recipe
-from radvqa.records import write_json
-from radvqa.report.contents import Explained
 from radvqa.run.folder import RunFolder
 from radvqa.run.progress import Progress
 from radvqa.sample import Prediction, Region, VqaSample
 
-__all__ = ["BASE", "FULL_METHODS", "QUICK_METHODS", "Explanations", "answers_of", "explain_run", "write_index"]
+__all__ = [
+    "BASE",
+    "FULL_METHODS",
+    "QUICK_METHODS",
+    "Explanations",
+    "answers_of",
+    "explain_run",
+    "keep_answers",
+]
 
 QUICK_METHODS: Final = ("raw", "raw_value", "rollout", "rollout_90", "rollout_norm", "contrast")
 """What a run draws by itself: the methods that share one traced pass."""
 
 FULL_METHODS: Final = tuple(name for name in DEFAULT_METHODS if name != "pixel_occlusion")
 """What ``radvqa explain`` draws unless told otherwise; pixel occlusion costs more than all of these together."""
-
-PANEL_METHODS: Final[Mapping[str, str]] = {"raw attention": "raw", "rollout": "rollout"}
-
 
 _SECONDS_BETWEEN_LISTS = 10.0
 
@@ -84,11 +87,14 @@ def explain_run(
     every: bool = False,
     stage: str = "",
     methods: Sequence[str] = QUICK_METHODS,
+    settings: MapSettings | None = None,
     progress: Progress,
 ) -> Explanations:
     """Write a bundle for every sample asked for, and ``cases.jsonl`` with all that are right for these weights.
 
-    A case of the same weights, methods, settings and answer is kept. A wrong answer, and every one of an earlier stage,
+    A case of the same weights, settings and answer that holds these methods is kept; one that is made again keeps the
+    methods that it had. Cases of other samples are taken away only if they are of other weights or another answer. A
+    wrong answer, and every one of an earlier stage,
     is explained together with the reference. For the finished model, panels and ``explain/index.json`` are written for
     the report.
 
@@ -101,11 +107,13 @@ def explain_run(
         stage: ``base`` or a stage of the recipe: the model as it was after it, which then answers anew. ``""`` and the
             last stage: the finished model.
         methods: names in ``radvqa.explain.methods.METHODS``.
+        settings: what can be chosen about the maps; the recipe's unless given.
         progress: told what goes on.
 
     Raises:
-        DataError: a sample id is not in the evaluated split.
-        RecipeError: there is no such stage or method.
+        DataError: a sample id is not in the evaluated split, or the foil has no tokens.
+        RecipeError: there is no such stage or method, or a setting selects nothing.
+        ModelError: the model's mask is not that of its layout.
     """
     recipe = folder.recipe
     by_id = {one.sample_id: one for one in predictions}
@@ -123,57 +131,25 @@ def explain_run(
     if finished:
         folder.forget("explain")
     if not chosen:
-        write_cases(where, [])
+        write_cases(where, read_cases(where))
         result = Explanations(folder=where)
     else:
         vlm = open_trained() if finished else open_stage(folder, number, progress=progress)
-        model = ExplainedModel(
-            name=vlm.name,
-            weights=stage_weights(folder, vlm, number),
-            run=folder.path.resolve().name,
-            stage="" if finished else stage,
-            decoding=f"greedy, at most {recipe.evaluate.max_new_tokens} new tokens",
-        )
-        work = _Work.prepare(folder, vlm, model, chosen, methods, progress=progress)
-        result = work.explain(where, by_id if finished else {}, chosen, progress=progress)
+        model = explained_model(folder, vlm, number)
+        maps = settings or MapSettings(alpha=recipe.explain.alpha)
+        work = _Work.prepare(folder, vlm, model, chosen, methods, maps, progress=progress)
+        result = work.explain(where, by_id, chosen, known_answers=finished, progress=progress)
     if finished:
         write_index(where, shown)
     return result
 
 
-def write_index(explained: Path, sample_ids: Sequence[str]) -> None:
-    """Write ``index.json`` and a panel of each of these cases for the report; panels of other cases are removed."""
-    entries, panels = [], set()
-    lines = {line.sample_id: line for line in read_cases(explained)}
-    for line in [lines[one] for one in sample_ids if one in lines]:
-        bundle = read_bundle(case_folder(explained, line.key))
-        record = {one.method: one for one in bundle.manifest.views["model"].maps}
-        named = {heading: method for heading, method in PANEL_METHODS.items() if method in record}
-        named = named or {method: method for method in list(record)[:2]}
-        panel = explained / f"{line.key}.png"
-        panels.add(panel.name)
-        write_panel(bundle, panel, methods=named, token=0)
-        entry = Explained(
-            sample_id=line.sample_id,
-            image_id=line.image_id,
-            question=line.question,
-            reference=line.references[0] if line.references else "",
-            answer=line.answer,
-            correct=bool(line.correct),
-            panel=f"{explained.name}/{panel.name}",
-            methods={
-                heading: {name: getattr(record[method].tokens[0], name) for name in _TOLD}
-                for heading, method in named.items()
-            },
-        )
-        entries.append(asdict(entry))
-    for line in lines.values():
-        if f"{line.key}.png" not in panels:
-            (explained / f"{line.key}.png").unlink(missing_ok=True)
-    write_json(explained / "index.json", entries)
-
-
-_TOLD: Final = ("image_mass", "sink_mass", "self_mass", "entropy", "specificity")
+def keep_answers(explained: Path, predictions: Sequence[Prediction]) -> None:
+    """Take cases of other answers than these out of the list of a folder; their bundles stay where they are."""
+    answers = {one.sample_id: one.text for one in predictions}
+    lines = read_cases(explained)
+    if any(answers.get(line.sample_id) != line.answer for line in lines):
+        write_cases(explained, [line for line in lines if answers.get(line.sample_id) == line.answer])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,12 +167,13 @@ class _Work:
     root: Path | None
 
     @staticmethod
-    def prepare(
+    def prepare(  # noqa: PLR0917
         folder: RunFolder,
         vlm: Vlm,
         model: ExplainedModel,
         chosen: Sequence[str],
         methods: Sequence[str],
+        settings: MapSettings,
         *,
         progress: Progress,
     ) -> "_Work":
@@ -211,7 +188,7 @@ class _Work:
             vlm=vlm,
             model=model,
             methods=tuple(methods),
-            settings=MapSettings(alpha=recipe.explain.alpha),
+            settings=settings,
             samples=samples,
             store=pictures(recipe, vlm, [samples[one].image for one in chosen], progress=progress),
             regions=adapters_of(recipe)[name].regions,
@@ -219,16 +196,22 @@ class _Work:
         )
 
     def explain(
-        self, where: Path, known: Mapping[str, Prediction], chosen: Sequence[str], *, progress: Progress
+        self,
+        where: Path,
+        predictions: Mapping[str, Prediction],
+        chosen: Sequence[str],
+        *,
+        known_answers: bool,
+        progress: Progress,
     ) -> Explanations:
-        """Explain these samples, with the answers known or generated anew."""
-        lines = {line.key: line for line in self._still_right(where, known)}
+        """Explain these samples; their answers are those predicted, or are generated anew."""
+        lines = self._still_right(where, predictions, known_answers=known_answers)
         made, kept, empty = 0, 0, []
         listed = time.monotonic()
         with progress.track("explaining", len(chosen), unit="answers") as tick:
             for sample_id in chosen:
                 sample = self.samples[sample_id]
-                manifest, is_new = self._case(where, sample, known.get(sample_id))
+                manifest, is_new = self._case(where, sample, predictions[sample_id] if known_answers else None)
                 tick(1)
                 if manifest is None:
                     empty.append(sample_id)
@@ -241,7 +224,6 @@ class _Work:
                     write_cases(where, list(lines.values()))
                     listed = time.monotonic()
         write_cases(where, list(lines.values()))
-        _remove_others(where, set(lines))
         answers = [line.correct for line in lines.values()]
         return Explanations(
             folder=where,
@@ -261,13 +243,12 @@ class _Work:
             image_sha256=self.store.sha256(sample.image),
             answer=None if given is None else given.token_ids,
             model=self.model,
-            methods=self.methods,
-            settings=self.settings,
             regions=regions,
         )
         folder = case_folder(where, case_key(sample.sample_id))
-        if (manifest := kept_case(folder, made_from=digest)) is not None:
-            return manifest, False
+        kept, methods = kept_case(folder, made_from=digest, methods=self.methods, settings=self.settings)
+        if kept is not None:
+            return kept, False
         pixels = self.store.pixels(sample.image)
         if given is None:
             most = self.recipe.evaluate.max_new_tokens
@@ -280,7 +261,7 @@ class _Work:
             pixels,
             answers=answers_of(self.vlm, sample, given, always_reference=prediction is None),
             model=self.model,
-            methods=self.methods,
+            methods=methods,
             settings=self.settings,
             regions=regions,
             aspect=self.store.aspect,
@@ -293,18 +274,32 @@ class _Work:
         """Where the image's own file lies, if the data set names images by their place below its folder."""
         return sample.image if self.root is None else self.root / sample.image_id
 
-    def _still_right(self, where: Path, known: Mapping[str, Prediction]) -> list[CaseLine]:
-        """Cases of an earlier start, by these weights and with the answer that the run has now."""
-        found = []
-        for line in read_cases(where):
+    def _still_right(
+        self, where: Path, predictions: Mapping[str, Prediction], *, known_answers: bool
+    ) -> dict[str, CaseLine]:
+        """Cases of earlier starts by these weights and, of known answers, with the one of now: listed, then others.
+
+        Bundles of other weights or another answer are removed. All others stay, above all those that cannot be read.
+        """
+        found = {}
+        order = {line.key: place for place, line in enumerate(read_cases(where))}
+        folders = [one for one in case_folder(where, "x").parent.glob("*") if one.is_dir()]
+        for folder in sorted(folders, key=lambda one: (order.get(one.name, len(order)), one.name)):
+            if folder.name.endswith(".partial"):
+                shutil.rmtree(folder, ignore_errors=True)
+                continue
             try:
-                manifest = read_bundle(case_folder(where, line.key)).manifest
+                manifest = read_bundle(folder).manifest
             except RunError:
                 continue
-            same = manifest.model.get("weights") == self.model.weights
-            answered = known.get(line.sample_id)
-            if same and (not known or (answered is not None and answered.text == line.answer)):
-                found.append(line)
+            prediction, own = predictions.get(manifest.sample_id), manifest.views.get("model")
+            if prediction is None or own is None:
+                continue
+            same_answer = own.text == prediction.text or not known_answers
+            if same_answer and manifest.model.get("weights") == self.model.weights:
+                found[manifest.key] = case_line(manifest, group_id=prediction.group_id)
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
         return found
 
 
@@ -318,10 +313,3 @@ def answers_of(vlm: Vlm, sample: VqaSample, given: Given, *, always_reference: b
     if given.correct is False or (always_reference and any(sample.answers)):
         answers["reference"] = written(vlm, sample.answers[0], sample, correct=True)
     return answers
-
-
-def _remove_others(where: Path, keys: set[str]) -> None:
-    """Take away bundles that are in no list any more."""
-    for folder in case_folder(where, "x").parent.glob("*"):
-        if folder.is_dir() and folder.name not in keys:
-            shutil.rmtree(folder, ignore_errors=True)

@@ -2,22 +2,25 @@
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 from radvqa.data.dicom import hounsfield_of
 from radvqa.data.imaging import fit, open_content, read_picture_file
-from radvqa.errors import DataError, ModelError, RunError
+from radvqa.errors import DataError, ModelError, RadvqaError, RunError
+from radvqa.explain.asked import answer_ids
 from radvqa.explain.bundle import CaseLine, Manifest
-from radvqa.explain.bundle_files import case_folder, case_key, kept_case, write_bundle, write_cases
-from radvqa.explain.cases import ExplainedModel, case_line, explain_case, generated, made_from
-from radvqa.explain.maps import MapSettings
+from radvqa.explain.bundle_files import case_folder, case_key, read_bundle, read_cases, write_bundle, write_cases
+from radvqa.explain.cases import ExplainedModel, case_line, explain_case, generated, kept_case, made_from
+from radvqa.explain.map_settings import MapSettings
 from radvqa.models.vlm import Vlm
 from radvqa.pipeline.explanation import FULL_METHODS, Explanations, answers_of
-from radvqa.pipeline.stage_model import stage_weights
+from radvqa.pipeline.stage_model import explained_model
 from radvqa.recipe import Recipe
 from radvqa.records import write_records
 from radvqa.run.folder import RunFolder
@@ -53,8 +56,8 @@ def explain_batch(
 
     A row is ``{"image", "question", "answer"?, "sample_id"?}``; the image's path counts from the file's folder. With
     an answer the model's own is right or wrong, and a wrong one is explained together with it. A row that cannot be
-    explained becomes a reject with its reason and stops nothing. A case of the same weights, methods, question and
-    picture is kept.
+    explained becomes a reject with its reason and stops nothing. A case of the same weights, question, picture and
+    settings that holds these methods is kept. Cases of rows that were taken out of the file are removed.
 
     Args:
         folder: the run whose finished model answers.
@@ -66,33 +69,30 @@ def explain_batch(
 
     Raises:
         DataError: there is no such file, or it holds no rows.
-        RunError: the output folder holds something else, or cannot be written.
+        RunError: the output folder holds something else or the cases of other questions, or cannot be written.
+        ModelError: the model cannot be explained.
     """
-    rows = _rows(questions)
+    rows = [_Row.of(questions, number, line) for number, line in _lines(questions)]
+    keys = {case_key(row.sample_id) for row in rows}
     _require_own(output)
+    before = read_cases(output)
+    _require_same_questions(output, before, keys)
     vlm = open_trained()
-    recipe = folder.recipe
-    model = ExplainedModel(
-        name=vlm.name,
-        weights=stage_weights(folder, vlm, len(recipe.stages)),
-        run=folder.path.resolve().name,
-        decoding=f"greedy, at most {recipe.evaluate.max_new_tokens} new tokens",
-    )
-    batch = _Batch(output, vlm, model, recipe, methods)
+    model = explained_model(folder, vlm, len(folder.recipe.stages))
+    batch = _Batch(output, vlm, model, folder.recipe, methods, before=[line for line in before if line.key in keys])
     listed = time.monotonic()
     with progress.track("explaining", len(rows), unit="questions") as tick:
-        for number, line in rows:
-            batch.add(
-                line,
-                where=f"{questions.name}, line {number}",
-                default_id=f"{questions.stem}-{number}",
-                beside=questions.parent,
-            )
+        for row in rows:
+            batch.add(row)
             tick(1)
             if time.monotonic() - listed > _SECONDS_BETWEEN_LISTS:
                 batch.write()
                 listed = time.monotonic()
-    return batch.write()
+    found = batch.write()
+    removed = _remove_others(output, keys)
+    if removed:
+        progress.say(f"removed {removed} cases of rows that the file no longer has")
+    return found
 
 
 class _RowError(Exception):
@@ -101,38 +101,90 @@ class _RowError(Exception):
         self.reason, self.detail, self.malformed = reason, detail, malformed
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    """A line of the file: its texts, or why it cannot be read. ``where`` and ``sample_id`` are there in any case."""
+
+    where: str
+    sample_id: str
+    beside: Path
+    texts: dict[str, str] | None = None
+    error: _RowError | None = None
+
+    @staticmethod
+    def of(questions: Path, number: int, line: str) -> "_Row":
+        where, name, beside = f"{questions.name}, line {number}", f"{questions.stem}-{number}", questions.parent
+        try:
+            texts = _checked(line)
+        except _RowError as error:
+            return _Row(where=where, sample_id=name, beside=beside, error=error)
+        return _Row(where=where, sample_id=texts.get("sample_id") or name, beside=beside, texts=texts)
+
+    def sample(self) -> VqaSample:
+        """The row as a sample. Raises ``_RowError`` if it could not be read."""
+        if self.texts is None:
+            raise self.error or _RowError("not_json", "")
+        answer = self.texts.get("answer")
+        return VqaSample(
+            sample_id=self.sample_id,
+            image_id=self.texts["image"],
+            image=self.beside / self.texts["image"],
+            question=self.texts["question"],
+            answers=() if answer is None else (answer,),
+            answer_type="closed" if (answer or "").strip().lower() in ("yes", "no") else "open",
+            answer_type_stated=False,
+            group_id=self.texts["image"],
+            split="test",
+        )
+
+
 @final
 class _Batch:
-    def __init__(self, output: Path, vlm: Vlm, model: ExplainedModel, recipe: Recipe, methods: Sequence[str]) -> None:
+    """``before``: cases of an earlier start, listed until their row has its turn."""
+
+    def __init__(
+        self,
+        output: Path,
+        vlm: Vlm,
+        model: ExplainedModel,
+        recipe: Recipe,
+        methods: Sequence[str],
+        *,
+        before: Sequence[CaseLine],
+    ) -> None:
         self.output, self.vlm, self.model, self.recipe, self.methods = output, vlm, model, recipe, tuple(methods)
         self.settings = MapSettings(alpha=recipe.explain.alpha)
+        self.before = {line.key: line for line in before}
         self.lines: dict[str, CaseLine] = {}
         self.rejects: list[Reject] = []
         self.made = self.kept = 0
         self.empty: list[str] = []
 
-    def add(self, line: str, *, where: str, default_id: str, beside: Path) -> None:
+    def add(self, row: _Row) -> None:
         """Explain one row, or note why it cannot be."""
-        sample_id = default_id
+        key = case_key(row.sample_id)
         try:
-            row = _checked(line)
-            sample_id = row.get("sample_id") or default_id
-            if case_key(sample_id) in self.lines:
-                raise _RowError("duplicate_sample_id", f"an earlier row is called {sample_id[:80]!r} too")
-            manifest, is_new = self._case(_sample(row, sample_id, beside))
+            if row.error is None and key in self.lines:
+                raise _RowError("duplicate_sample_id", f"an earlier row is called {row.sample_id[:80]!r} too")
+            manifest, is_new = self._case(row.sample())
         except _RowError as error:
-            self._reject(sample_id, error.reason, where, error.detail, malformed=error.malformed)
-        except DataError as error:
-            self._reject(sample_id, "unreadable_image", where, "; ".join(filter(None, (error.what, error.got))))
-        except ModelError as error:
-            self._reject(sample_id, "unusable_text", where, "; ".join(filter(None, (error.what, error.got))))
+            self.rejects.append(
+                Reject(
+                    sample_id=row.sample_id,
+                    reason=error.reason,
+                    where=row.where,
+                    detail=error.detail,
+                    malformed=error.malformed,
+                )
+            )
         else:
             self.made, self.kept = self.made + is_new, self.kept + (not is_new)
-            self.lines[manifest.key] = case_line(manifest, group_id=manifest.image_id)
+            self.lines[key] = case_line(manifest, group_id=manifest.image_id)
+        self.before.pop(key, None)
 
     def write(self) -> BatchExplanations:
         """Write the lists as they are now."""
-        write_cases(self.output, list(self.lines.values()))
+        write_cases(self.output, [*self.lines.values(), *self.before.values()])
         write_records(self.output / REJECTS_FILE, self.rejects)
         verdicts = [line.correct for line in self.lines.values()]
         return BatchExplanations(
@@ -148,22 +200,29 @@ class _Batch:
         )
 
     def _case(self, sample: VqaSample) -> tuple[Manifest, bool]:
-        content = read_picture_file(sample.image)
+        # Every other error of model or disk is no fault of the row, and stops the batch.
+        with _left_out("unusable_text", DataError, ModelError):
+            self.vlm.question(sample, answer=False)
+            for text in sample.answers:
+                answer_ids(self.vlm, text, where=sample.sample_id)
+        with _left_out("unreadable_image", DataError):
+            content = read_picture_file(sample.image)
         digest = made_from(
             sample,
             image_sha256=hashlib.sha256(content).hexdigest(),
             answer=None,
             model=self.model,
-            methods=self.methods,
-            settings=self.settings,
             regions=(),
         )
         folder = case_folder(self.output, case_key(sample.sample_id))
-        if (manifest := kept_case(folder, made_from=digest)) is not None:
+        manifest, methods = kept_case(folder, made_from=digest, methods=self.methods, settings=self.settings)
+        if manifest is not None:
             return manifest, False
-        image = open_content(content, sample.image)[0]
         aspect = self.recipe.model.aspect
-        pixels = fit(image, self.vlm.image_size, aspect=aspect)
+        with _left_out("unreadable_image", DataError):
+            image = open_content(content, sample.image)[0]
+            values = hounsfield_of(sample.image, sample.image)
+            pixels = fit(image, self.vlm.image_size, aspect=aspect)
         given = generated(self.vlm, sample, pixels, max_new_tokens=self.recipe.evaluate.max_new_tokens)
         if not given.token_ids or not given.text:
             self.empty.append(sample.sample_id)
@@ -176,23 +235,30 @@ class _Batch:
             pixels,
             answers=answers_of(self.vlm, sample, given),
             model=self.model,
-            methods=self.methods,
+            methods=methods,
             settings=self.settings,
             aspect=aspect,
             image=image,
-            values=hounsfield_of(sample.image, sample.image),
+            values=values,
             made_from=digest,
         )
         return write_bundle(folder, manifest, arrays), True
 
-    def _reject(self, sample_id: str, reason: str, where: str, detail: str, *, malformed: bool = True) -> None:
-        self.rejects.append(Reject(sample_id=sample_id, reason=reason, where=where, detail=detail, malformed=malformed))
+
+@contextmanager
+def _left_out(reason: str, *errors: type[RadvqaError]) -> Iterator[None]:
+    """These errors leave the row out."""
+    try:
+        yield
+    except errors as error:
+        raise _RowError(reason, "; ".join(filter(None, (error.what, error.got)))) from error
 
 
-def _rows(questions: Path) -> list[tuple[int, str]]:
+def _lines(questions: Path) -> list[tuple[int, str]]:
     """The lines that are not blank, with their numbers; bytes that are no UTF-8 are kept to be told."""
     try:
-        text = questions.read_bytes().decode("utf-8", errors="surrogateescape")
+        # Some editors begin a file with a byte order mark, which is no part of its first line.
+        text = questions.read_bytes().decode("utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise DataError(
             "the questions cannot be read",
@@ -228,21 +294,6 @@ def _checked(line: str) -> dict[str, str]:
     return texts
 
 
-def _sample(row: dict[str, str], sample_id: str, beside: Path) -> VqaSample:
-    answer = row.get("answer")
-    return VqaSample(
-        sample_id=sample_id,
-        image_id=row["image"],
-        image=beside / row["image"],
-        question=row["question"],
-        answers=() if answer is None else (answer,),
-        answer_type="closed" if (answer or "").strip().lower() in ("yes", "no") else "open",
-        answer_type_stated=False,
-        group_id=row["image"],
-        split="test",
-    )
-
-
 def _require_own(output: Path) -> None:
     """Refuse a folder with other things than an earlier start of a batch has left."""
     own = {"cases", "cases.jsonl", REJECTS_FILE}
@@ -255,3 +306,30 @@ def _require_own(output: Path) -> None:
             got=", ".join(other[:5]),
             fix="choose another folder after --output",
         )
+
+
+def _require_same_questions(output: Path, before: Sequence[CaseLine], keys: set[str]) -> None:
+    """Refuse a folder whose cases are all of another file, since they would be removed."""
+    if before and not any(line.key in keys for line in before):
+        raise RunError(
+            "the output folder holds cases of other questions",
+            where=str(output),
+            expected="a new folder, or one of an earlier start with this file",
+            got=f"{len(before)} cases, the first called {before[0].sample_id[:80]!r}",
+            fix="choose another folder after --output",
+        )
+
+
+def _remove_others(output: Path, keys: set[str]) -> int:
+    """Take away cases whose row the file no longer has; how many."""
+    count = 0
+    for folder in sorted(case_folder(output, "x").parent.glob("*")):
+        if folder.name in keys or not folder.is_dir():
+            continue
+        try:
+            read_bundle(folder)
+        except RunError:
+            continue
+        shutil.rmtree(folder, ignore_errors=True)
+        count += 1
+    return count

@@ -1,13 +1,14 @@
 """Maps of a run's answers, measured against the regions that questions ask about: ``RUN/explain/evaluation``.
 
-Everything measured goes into ``scores.jsonl`` question by question, so a stop loses one question at most, and more
-methods or questions can be added later. Its keys: ``setup``; then ``tune``, ``scores``, ``faithfulness`` or ``sanity``
-and a sample id.
+Everything that the model computes goes into ``measured.jsonl`` question by question (``saliency_work``), so a stop
+loses one question at most, and more methods, questions or seeds can be added later. The scores of each question in
+``scores.jsonl`` and the tables are made from it each time.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from radvqa.data import DatasetAdapter
 from radvqa.errors import DataError, RunError
+from radvqa.evaluate.metrics import accuracy
 from radvqa.explain.evaluation import localisation_table
 from radvqa.explain.measured import Evaluation
 from radvqa.explain.methods import METHODS
@@ -22,24 +24,28 @@ from radvqa.explain.priors import PRIORS
 from radvqa.explain.sanity import summary_of
 from radvqa.models.vlm import Vlm
 from radvqa.pipeline.evaluation import prediction_file
-from radvqa.pipeline.saliency_targets import Regions, spread
-from radvqa.pipeline.saliency_work import SaliencyWork, scored_of
+from radvqa.pipeline.saliency_scores import scored, thresholds_of
+from radvqa.pipeline.saliency_targets import Aimed, Regions, spread, stranger
+from radvqa.pipeline.saliency_work import SaliencyWork, Strangers
 from radvqa.pipeline.samples import Samples, adapters_of, read_samples
 from radvqa.pipeline.subject import read_split, run_weights
 from radvqa.pipeline.training import pictures, require_trained, train
-from radvqa.records import read_records, unwritable
+from radvqa.records import read_records, unwritable, write_records
 from radvqa.report.localisation import write_localisation
 from radvqa.run.folder import RunFolder
 from radvqa.run.journal import Journal
 from radvqa.run.progress import Progress
-from radvqa.run.provenance import digest_files
 from radvqa.sample import Prediction, VqaSample
 
-STRATA: Final = ("modality", "kind of target", "target", "target size", "answer type", "answer")
+STRATA: Final = (
+    "modality", "label named in", "kind of target", "target", "target size", "answer type", "answer",
+)  # fmt: skip
+LEARNT_FROM: Final = "train"
+"""The split that priors and thresholds learn from."""
 TUNED_ON: Final = 12
 """Training questions on which the cut of the maps is tuned."""
-MEASURED: Final = 1
-"""Counted up when maps or scores change their meaning: what was measured before is then measured anew."""
+MEASURED: Final = 2
+"""Counted up when maps change their meaning: what was measured before is then put aside and measured anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,16 +68,20 @@ def evaluate_saliency(folder: RunFolder, wanted: Wanted, *, progress: Progress) 
 
     Raises:
         RunError: the run is not trained or not evaluated yet, or its folder cannot be written.
-        DataError: no question is about a region, in the evaluated or in the training split.
+        DataError: no question is about a region, in the evaluated or in the training split, or both are one split.
     """
     require_trained(folder)
     folder.lock()
     recipe = folder.recipe
     dataset, split = recipe.evaluated
-    path = prediction_file(folder.path, split, "model")
-    if not path.is_file():
-        raise RunError("this run has no predictions yet", where=str(path), fix=f"radvqa evaluate {folder.path}")
-    predictions = {one.sample_id: one for one in read_records(path, Prediction)}
+    if split == LEARNT_FROM:
+        raise DataError(
+            "maps cannot be judged on the split that priors and thresholds learn from",
+            where=f"{dataset}, {split}",
+            expected="another split",
+            fix="evaluate the run on another split: evaluate.split of its recipe",
+        )
+    predictions = _predictions(folder, split)
     samples = read_samples(folder, progress=progress)
     adapter = adapters_of(recipe)[dataset]
     learnt_from = _training_samples(samples, adapter, dataset, most_malformed=recipe.most_malformed)
@@ -80,6 +90,7 @@ def evaluate_saliency(folder: RunFolder, wanted: Wanted, *, progress: Progress) 
     progress.say("explain: reading regions")
     answered = [one for one in samples[dataset, split] if one.sample_id in predictions]
     aimed = regions.aimed(answered)
+    unreadable = sum(one.image_id in regions.unreadable for one in answered)
     usable = [one for one in aimed if _answer(predictions[one.sample.sample_id], vlm)]
     if not usable:
         raise DataError(
@@ -89,21 +100,20 @@ def evaluate_saliency(folder: RunFolder, wanted: Wanted, *, progress: Progress) 
         )
     priors, priors_fitted_on = regions.priors(learnt_from)
     chosen = spread(usable, wanted.limit, seed=wanted.seed)
-    tuned_on = spread(
-        regions.aimed(_some_images(learnt_from, 8 * TUNED_ON, seed=wanted.seed)),
-        TUNED_ON,
-        seed=wanted.seed,
-    )
+    judged = {one.image_id for one in answered}
+    apart = [one for one in learnt_from if one.image_id not in judged]
+    tuned_on = spread(regions.aimed(_some_images(apart, 8 * TUNED_ON)), TUNED_ON, seed=0)
+    strangers = _strangers(chosen[: wanted.sanity], usable)
+    to_check = [one for one in chosen[: wanted.sanity] if one.sample.sample_id in strangers]
+    for image_id, reason in regions.unreadable.items():
+        progress.say(f"note: {image_id} is left out: {reason}")
+    if len(to_check) < min(wanted.sanity, len(chosen)):
+        progress.say("note: a sanity check needs a question about something else and another image; not all have them")
     own = folder.file("explain/evaluation")
     weights = run_weights(folder, vlm)
-    store = pictures(recipe, vlm, [one.sample.image for one in (*chosen, *tuned_on)], progress=progress)
-    setup = {
-        "measured": MEASURED,
-        "weights": weights,
-        "predictions": next(iter(digest_files([path]).values())),
-        "seed": wanted.seed,
-    }
-    with _journal(own / "scores.jsonl", setup, progress=progress) as journal:
+    images = [one.sample.image for one in (*chosen, *tuned_on)] + [other.image for other in strangers.values()]
+    store = pictures(recipe, vlm, images, progress=progress)
+    with _journal(own / "measured.jsonl", {"measured": MEASURED, "weights": weights}, progress=progress) as journal:
         work = SaliencyWork(
             vlm,
             store,
@@ -113,12 +123,26 @@ def evaluate_saliency(folder: RunFolder, wanted: Wanted, *, progress: Progress) 
             seed=wanted.seed,
             progress=progress,
         )
-        thresholds = work.tune(tuned_on, priors, trained_as="train", evaluated_as=split)
         answers = {one.sample.sample_id: _answer(predictions[one.sample.sample_id], vlm) for one in chosen}
-        scored = work.score(chosen, answers, predictions, priors, thresholds)
-        work.remove_and_restore(chosen[: wanted.faithfulness], answers)
-        checked = work.check(chosen[: wanted.sanity], chosen, answers)
-        faithful = {one.sample.sample_id: work.found("faithfulness", one) for one in chosen}
+        tuned = work.tune(tuned_on)
+        mapped = work.maps(chosen, answers)
+        faithful = work.remove_and_restore(chosen[: wanted.faithfulness], answers)
+        words = work.words(chosen[: wanted.faithfulness], answers)
+        checked = work.check(to_check, answers, strangers)
+    thresholds = thresholds_of(tuned_on, tuned, priors, trained_as=LEARNT_FROM, evaluated_as=split)
+    cases = [
+        scored(
+            one,
+            mapped[one.sample.sample_id],
+            priors,
+            thresholds,
+            right=accuracy(predictions[one.sample.sample_id]) == 1.0,
+            specificity=words.get(one.sample.sample_id, {}),
+            faithfulness=faithful.get(one.sample.sample_id, {}),
+        )
+        for one in chosen
+    ]
+    write_records(own / "scores.jsonl", cases)
     found: Evaluation = {
         "subject": folder.path.resolve().name,
         "dataset": dataset,
@@ -130,24 +154,21 @@ def evaluate_saliency(folder: RunFolder, wanted: Wanted, *, progress: Progress) 
         "methods": {name: METHODS[name] for name in wanted.methods},
         "priors": dict(PRIORS),
         "left_out": {
-            reason: count
-            for reason, count in (
-                ("are about no labelled region", len(answered) - len(aimed)),
+            reason: number
+            for reason, number in (
+                ("have regions that cannot be read", unreadable),
+                ("are about no labelled region", len(answered) - unreadable - len(aimed)),
                 ("have an empty answer", len(aimed) - len(usable)),
                 ("are beyond the limit", len(usable) - len(chosen)),
             )
-            if count
+            if number
         },
         "thresholds": thresholds,
         "tuned_on": len(tuned_on),
         "priors_fitted_on": priors_fitted_on,
-        "faithfulness_questions": sum(bool(entry) for entry in faithful.values()),
+        "faithfulness_questions": len(faithful),
         "table": localisation_table(
-            [scored_of(one, scored[one.sample.sample_id], faithful[one.sample.sample_id]) for one in chosen],
-            methods=wanted.methods,
-            priors=tuple(PRIORS),
-            strata=STRATA,
-            seed=wanted.seed,
+            cases, methods=wanted.methods, priors=tuple(PRIORS), strata=STRATA, seed=wanted.seed
         ),
         "sanity": summary_of(checked) if checked else None,
     }
@@ -158,7 +179,7 @@ def evaluate_saliency(folder: RunFolder, wanted: Wanted, *, progress: Progress) 
 
 @contextmanager
 def _journal(path: Path, setup: Mapping[str, Any], *, progress: Progress) -> Iterator[Journal]:
-    """The journal of just this model, these answers and this seed; one of others is begun anew."""
+    """The journal of just this model; one of other weights is put aside, never lost."""
     with Journal(path) as journal:
         known = journal["setup"]["setup"] if "setup" in journal else None
         if known is None and not len(journal):
@@ -167,13 +188,23 @@ def _journal(path: Path, setup: Mapping[str, Any], *, progress: Progress) -> Ite
         if known == dict(setup):
             yield journal
             return
-    progress.say("note: other weights, answers or seed than before; everything is measured anew")
+    names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(1))
+    aside = next(name for name in names if not name.exists())
+    progress.say(f"note: other weights than before, or other maps; what was measured is kept as {aside.name}")
     try:
-        path.unlink()
+        path.rename(aside)
     except OSError as error:
         raise unwritable(path, error) from error
     with _journal(path, setup, progress=progress) as journal:
         yield journal
+
+
+def _predictions(folder: RunFolder, split: str) -> dict[str, Prediction]:
+    """Sample id → the model's own answer. Raises ``RunError`` if the run has none."""
+    path = prediction_file(folder.path, split, "model")
+    if not path.is_file():
+        raise RunError("this run has no predictions yet", where=str(path), fix=f"radvqa evaluate {folder.path}")
+    return {one.sample_id: one for one in read_records(path, Prediction)}
 
 
 def _training_samples(
@@ -184,16 +215,16 @@ def _training_samples(
     Raises:
         DataError: the data set has no training split.
     """
-    if (dataset, "train") in samples:
-        return samples[dataset, "train"]
-    if "train" not in adapter.splits():
+    if (dataset, LEARNT_FROM) in samples:
+        return samples[dataset, LEARNT_FROM]
+    if LEARNT_FROM not in adapter.splits():
         raise DataError(
             "priors and thresholds need training images of the data set that is evaluated",
             where=dataset,
             expected="a train split",
             got=", ".join(adapter.splits()),
         )
-    return read_split(adapter, dataset, "train", most_malformed=most_malformed)
+    return read_split(adapter, dataset, LEARNT_FROM, most_malformed=most_malformed)
 
 
 def _answer(prediction: Prediction, vlm: Vlm) -> tuple[int, ...]:
@@ -201,9 +232,19 @@ def _answer(prediction: Prediction, vlm: Vlm) -> tuple[int, ...]:
     return tuple(token for token in prediction.token_ids if token != vlm.tokens.eos_id)
 
 
-def _some_images(samples: Sequence[VqaSample], count: int, *, seed: int) -> list[VqaSample]:
-    """The questions about so many images, drawn at random."""
+def _strangers(some: Sequence[Aimed], others: Sequence[Aimed]) -> dict[str, Strangers]:
+    """Sample id → what its maps are checked against, where there is any."""
+    found: dict[str, Strangers] = {}
+    for one in some:
+        other = stranger(one, others)
+        if other is not None:
+            found[one.sample.sample_id] = Strangers(other[0], other[1].image)
+    return found
+
+
+def _some_images(samples: Sequence[VqaSample], number: int) -> list[VqaSample]:
+    """The questions about so many images, always the same ones."""
     images = sorted({sample.image_id for sample in samples})
-    drawn = np.random.default_rng(seed).permutation(len(images))[:count]
+    drawn = np.random.default_rng(0).permutation(len(images))[:number]
     kept = {images[int(place)] for place in drawn}
     return [sample for sample in samples if sample.image_id in kept]

@@ -23,7 +23,12 @@ Grid = Float[np.ndarray, "r c"]
 
 
 def thresholds_of(
-    aimed: Sequence[Aimed], maps: Mapping[str, Mapping[str, Grid]], priors: Priors, *, trained_as: str, evaluated_as: str
+    aimed: Sequence[Aimed],
+    maps: Mapping[str, Mapping[str, Grid]],
+    priors: Priors,
+    *,
+    trained_as: str,
+    evaluated_as: str,
 ) -> dict[str, float | None]:
     """Row → the cut for ``iou_tuned``, from maps of training questions; None where no map of a row can be cut.
 

@@ -1,4 +1,4 @@
-"""What the model computes for a saliency evaluation, question by question, each kept in a journal as soon as it is known.
+"""What the model computes for a saliency evaluation, question by question, each kept in a journal at once.
 
 Kept are the maps themselves, not their scores: regions, priors and scores may change without measuring anew. Keys of
 the journal: the step (``tune``, ``maps``, ``words``, ``faithfulness`` or ``sanity``), the sample id, and a digest of

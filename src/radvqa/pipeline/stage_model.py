@@ -3,6 +3,8 @@
 from typing import Final
 
 from radvqa.errors import RecipeError
+from radvqa.explain.cases import ExplainedModel
+from radvqa.explain.mask_check import require_prefix_mask
 from radvqa.models.opening import open_vlm
 from radvqa.models.vlm import Vlm
 from radvqa.recipe import Recipe
@@ -56,3 +58,20 @@ def stage_weights(folder: RunFolder, vlm: Vlm, number: int) -> str:
         if "state" not in path.relative_to(folder.path).parts
     ]
     return ", ".join([vlm.digest, *(f"sha256 {one}" for one in digest_files(learnt).values())])
+
+
+def explained_model(folder: RunFolder, vlm: Vlm, number: int) -> ExplainedModel:
+    """What a case says of the run's model after its first ``number`` stages, whose mask is tested here.
+
+    Raises:
+        ModelError: its attention does not have the prefix mask of its layout, so no map of it would be right.
+    """
+    require_prefix_mask(vlm)
+    recipe = folder.recipe
+    return ExplainedModel(
+        name=vlm.name,
+        weights=stage_weights(folder, vlm, number),
+        run=folder.path.resolve().name,
+        stage="" if number == len(recipe.stages) else (BASE, *(one.name for one in recipe.stages))[number],
+        decoding=f"greedy, at most {recipe.evaluate.max_new_tokens} new tokens",
+    )

@@ -9,15 +9,19 @@ from radvqa.records import write_bytes, write_json, write_text
 from radvqa.report.localisation_figure import localisation_figure
 from radvqa.report.localisation_wording import (
     FAITHFULNESS,
+    FEWER,
     MOST_VALUES,
     NAMES,
     conclusions,
     faithfulness_names,
+    few,
     limits,
     markdown,
     not_shown,
+    reading,
     shown_strata,
     value,
+    verdict,
 )
 from radvqa.report.wording import p_value, percent, points
 
@@ -49,6 +53,10 @@ def write_localisation(found: Evaluation, folder: Path) -> Path:
         figure=Picture(uri=data_uri(figure, "image/png")),
         shown=value,
         limits=limits,
+        few=few,
+        fewer=FEWER,
+        reading=reading,
+        verdict=verdict,
     )
     write_text(path, page)
     return path

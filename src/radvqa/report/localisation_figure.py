@@ -10,7 +10,10 @@ PANELS = ("hit", "enrichment", "auprc")
 
 
 def localisation_figure(found: Evaluation) -> bytes:
-    """A PNG. Lines from top to bottom mark chance and the label-position prior; squares are priors."""
+    """A PNG. Lines from top to bottom mark chance and the label-position prior; squares are priors.
+
+    In brackets the questions of each row; AUPRC of chance is each map's own and drawn as a cross.
+    """
     rows = found["table"]["rows"]
     with rc_context(STYLE):
         figure = new_figure(10.6, 1.4 + 0.27 * len(rows))
@@ -33,10 +36,14 @@ def localisation_figure(found: Evaluation) -> bytes:
                     axes.plot([scale * estimate["low"], scale * estimate["high"]], [place, place], color=color,
                               linewidth=1.6)  # fmt: skip
                 axes.plot([scale * mean], [place], marker, color=color, markersize=5.5, linestyle="none")
+                own_chance = _mean(row["metrics"].get("auprc_elsewhere")) if metric == "auprc" else None
+                if own_chance is not None:
+                    axes.plot([scale * own_chance], [place], "x", color=INK, markersize=5.5, linestyle="none")
             axes.set_title(NAMES[metric])
             axes.set_xlim(left=0)
             axes.grid(visible=False, axis="y")
-        panels[0].set_yticks(range(len(rows)), [name.replace("_", " ") for name in rows])
+        titles = [f"{name.replace('_', ' ')} ({row['questions']})" for name, row in rows.items()]
+        panels[0].set_yticks(range(len(rows)), titles)
         panels[0].set_ylim(len(rows) - 0.5, -0.5)
         return png_of(figure)
 

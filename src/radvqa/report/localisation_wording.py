@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from radvqa.explain.measured import CHANCE, LABEL_PRIOR, Difference, Estimate, Evaluation
+from radvqa.explain.measured import CHANCE, LABEL_PRIOR, Difference, Estimate, Evaluation, Row, SanityRow
 from radvqa.report.wording import p_value, percent, points
 
 SAME_MAP: Final = 0.02
@@ -12,9 +12,11 @@ MOST_VALUES: Final = 10
 NAMES: Final[Mapping[str, str]] = {
     "hit": "Pointing hit, %",
     "hit@1": "Hit within 1 cell, %",
+    "hit@2": "Hit within 2 cells, %",
     "energy": "Energy, %",
     "enrichment": "Enrichment",
     "auprc": "AUPRC, %",
+    "auprc_elsewhere": "AUPRC elsewhere, %",
     "rra": "Rank accuracy, %",
     "iou_otsu": "IoU Otsu, %",
     "iou_tuned": "IoU tuned, %",
@@ -33,6 +35,12 @@ FAITHFULNESS: Final[Mapping[str, str]] = {
     "sufficiency@20": "the same for 20 %",
 }
 """What is shown of the numbers of ``radvqa.explain.faithfulness``, with a line on each."""
+
+PASSES: Final = "passes"
+NOT_MEASURED: Final = "not measured"
+FEWER: Final = (
+    "n: the questions of a mean that is not of all questions of its row. Rows with different questions do not compare."
+)
 
 PLAIN_NUMBERS: Final = ("enrichment", "specificity")
 """Metrics that are no share; all others are printed in percent."""
@@ -81,7 +89,10 @@ def not_shown() -> list[str]:
         "elsewhere does not show that it did not: see the faithfulness columns.",
         "The target is what the question or the answer names. A model may need other places as well.",
         "Boxes hold more than the organ in them, and a cell of the grid may be larger than a small finding.",
-        "A difference counts only if its interval excludes 0 after Holm's adjustment for all methods and references.",
+        "A difference counts only if its interval excludes 0 after Holm's adjustment. This is made within each metric, "
+        "for all methods and both references, not over the metrics. Methods are not compared with each other, and rows "
+        "with fewer questions were measured on other questions: their means do not compare.",
+        "Faithfulness hides image tokens, as token occlusion does to make its map, so it favours that method.",
     ]
 
 
@@ -91,10 +102,17 @@ def _against(differences: Sequence[Difference], reference: str, name: str) -> st
     for one in differences:
         if one["reference"] == reference and one["verdict"]:
             (above if one["verdict"] == "above" else below).setdefault(one["method"], []).append(one["metric"])
-    if not any(one["reference"] == reference for one in differences):
+    asked = [one for one in differences if one["reference"] == reference]
+    if not asked:
         return f"There is no comparison with {name}."
     said = f"Above {name}: {_listed(above)}." if above else f"No method is shown to be above {name}."
-    return f"{said} Below it: {_listed(below)}." if below else said
+    if below:
+        said += f" Below it: {_listed(below)}."
+    untested = {one["method"]: None for one in asked if one["adjusted_p"] is None}
+    for one in asked:
+        if one["adjusted_p"] is not None:
+            untested.pop(one["method"], None)
+    return f"{said} Not measured against it: {', '.join(untested)}." if untested else said
 
 
 def _listed(methods: Mapping[str, Sequence[str]]) -> str:
@@ -104,9 +122,13 @@ def _listed(methods: Mapping[str, Sequence[str]]) -> str:
 def _specificity(found: Evaluation) -> list[str]:
     means = {method: found["table"]["rows"][method]["metrics"]["specificity"]["mean"] for method in found["methods"]}
     same = [method for method, mean in means.items() if mean is not None and mean < SAME_MAP]
-    if not same:
-        return []
-    return [f"The same map for every word of an answer (specificity below {SAME_MAP:g}): {', '.join(same)}."]
+    unknown = [method for method, mean in means.items() if mean is None]
+    said = (
+        [f"The same map for every word of an answer (specificity below {SAME_MAP:g}): {', '.join(same)}."]
+        if same
+        else []
+    )
+    return said + ([f"Specificity was not measured: {', '.join(unknown)}."] if unknown else [])
 
 
 def _sanity(found: Evaluation) -> list[str]:
@@ -119,10 +141,33 @@ def _sanity(found: Evaluation) -> list[str]:
         ("survives_question", "under another question"),
         ("survives_image", "on another image"),
     ):
-        flagged = [method for method, row in sanity["methods"].items() if row.get(key)]
+        flagged = [f"{method} ({_questions(row)})" for method, row in sanity["methods"].items() if row.get(key)]
         if flagged:
             told.append(f"Hardly changes {what}, so it is a prior rather than an explanation: {', '.join(flagged)}.")
-    return told or [f"No method gives the same map with randomised weights ({sanity['questions']} questions)."]
+    passed = [f"{method} ({_questions(row)})" for method, row in sanity["methods"].items() if reading(row) == PASSES]
+    if passed:
+        told.append(f"Changes with weights, question and image: {', '.join(passed)}.")
+    parts = [f"{name} ({reading(row)})" for name, row in sanity["methods"].items() if NOT_MEASURED in reading(row)]
+    parts += [f"{method} ({NOT_MEASURED})" for method in found["methods"] if method not in sanity["methods"]]
+    return [*told, f"Sanity not shown for all of it: {', '.join(parts)}."] if parts else told
+
+
+def reading(row: SanityRow) -> str:
+    """What the checks of one method say: what it is blind to, what could not be measured, or that it passes."""
+    states = (
+        ("model", row["survives_weights"]),
+        ("question", row["survives_question"]),
+        ("image", row["survives_image"]),
+    )
+    blind = [what for what, survives in states if survives]
+    unknown = [what for what, survives in states if survives is None]
+    said = [f"blind to the {' and the '.join(blind)}"] if blind else []
+    said += [f"{NOT_MEASURED}: {', '.join(unknown)}"] if unknown else []
+    return "; ".join(said) or PASSES
+
+
+def _questions(row: SanityRow) -> str:
+    return f"{row['questions']} question{'' if row['questions'] == 1 else 's'}"
 
 
 def markdown(found: Evaluation) -> str:
@@ -131,17 +176,22 @@ def markdown(found: Evaluation) -> str:
     metrics = [one for one in NAMES if any(one in row["metrics"] for row in table["rows"].values())]
     lines = [_inert(f"# Where the maps lie: {found['subject']} on {found['dataset']}, {found['split']}"), ""]
     lines += [*(f"- {one}" for one in conclusions(found)), "", "Research tool. Not for clinical use.", ""]
-    lines += _table(["Row", *(NAMES[one] for one in metrics), "Left out"])
+    lines += _table(["Row", "Questions", *(NAMES[one] for one in metrics), "Left out"])
     for name, row in table["rows"].items():
         cells = [
-            f"{value(one, row['metrics'][one]['mean'])} ({limits(one, row['metrics'][one])})"
+            f"{value(one, row['metrics'][one]['mean'])} ({limits(one, row['metrics'][one])}){few(row, one)}"
             if one in row["metrics"]
             else "–"
             for one in metrics
         ]
-        lines.append(_row([name if row["kind"] == "method" else f"*{name}*", *cells, _counted(row["excluded"])]))
-    lines += ["", f"In brackets {100 * table['level']:g} % intervals from drawing whole images. Priors in italics.", ""]
-    lines += ["## Differences", "", *_table(["Method", "Minus", "Metric", "Points", "Interval", "p, adjusted", ""])]
+        title = name if row["kind"] == "method" else f"*{name}*"
+        lines.append(_row([title, str(row["questions"]), *cells, _counted(row["excluded"])]))
+    lines += [
+        "",
+        f"In brackets {100 * table['level']:g} % intervals from drawing whole images. Priors in italics. {FEWER}",
+    ]
+    head = ["Method", "Minus", "Metric", "Points", "Interval", "p, adjusted", "Questions", ""]
+    lines += ["", "## Differences", "", *_table(head)]
     lines += [
         _row(
             [
@@ -151,13 +201,25 @@ def markdown(found: Evaluation) -> str:
                 points(one["difference"]),
                 f"{points(one['low'])} to {points(one['high'])}",
                 p_value(one["adjusted_p"]),
-                one["verdict"],
+                str(one["questions"]),
+                verdict(one),
             ]
         )
         for one in table["differences"]
     ]
     lines += _faithfulness_lines(found) + _sanity_lines(found) + _strata_lines(found)
     return "\n".join([*lines, "", "## What this does not show", "", *(f"- {one}" for one in not_shown()), ""])
+
+
+def few(row: Row, metric: str) -> str:
+    """How many questions a mean is of, where that is not all that the row was scored on."""
+    questions = row["metrics"][metric]["questions"]
+    return "" if questions == row["questions"] else f" n = {questions}"
+
+
+def verdict(one: Difference) -> str:
+    """What a comparison says."""
+    return NOT_MEASURED if one["adjusted_p"] is None else one["verdict"] or "no difference shown"
 
 
 def faithfulness_names(found: Evaluation) -> list[str]:
@@ -188,11 +250,11 @@ def _sanity_lines(found: Evaluation) -> list[str]:
         return []
     names = list(next(iter(sanity["methods"].values()))["blocks"])
     lines = ["", f"## Sanity: rank correlation with the real map, {sanity['questions']} questions", ""]
-    lines += _table(["Method", *(f"+ {name}" for name in names), "Wrong question", "Wrong image"])
+    lines += _table(["Method", *(f"+ {name}" for name in names), "Wrong question", "Wrong image", "Questions", ""])
     for method, row in sanity["methods"].items():
         values = [*(row["blocks"][name] for name in names), row["wrong_question"], row["wrong_image"]]
         shown = ["n/a" if one["spearman"] is None else f"{one['spearman']:.2f}" for one in values]
-        lines.append(_row([method, *shown]))
+        lines.append(_row([method, *shown, str(row["questions"]), reading(row)]))
     return lines
 
 
@@ -213,8 +275,8 @@ def _plain(estimate: Estimate | None) -> str:
     if estimate is None or estimate["mean"] is None:
         return "–"
     if estimate["low"] is None or estimate["high"] is None:
-        return f"{estimate['mean']:.3f}"
-    return f"{estimate['mean']:.3f} ({estimate['low']:.3f} to {estimate['high']:.3f})"
+        return f"{estimate['mean']:.3f}, n = {estimate['questions']}"
+    return f"{estimate['mean']:.3f} ({estimate['low']:.3f} to {estimate['high']:.3f}), n = {estimate['questions']}"
 
 
 def _counted(reasons: Mapping[str, int]) -> str:

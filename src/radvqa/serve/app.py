@@ -25,15 +25,16 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from radvqa.explain.failures import POINTS_TO, SIGNATURES
+from radvqa.explain.failures import POINTS_TO, SIGNATURES, value_of
 from radvqa.explain.methods import METHODS
 from radvqa.html import page_environment
 from radvqa.serve import case_bytes
 from radvqa.serve.cases import Cases, Opened
-from radvqa.serve.listing import GROUPS, SORTS, Place, Wanted, counts, entries_of, shown, value_of
+from radvqa.serve.listing import GROUPS, SORTS, Place, Wanted, counts, entries_of, shown, times
 from radvqa.serve.live import ASKED, BusyError, Live, Opening
 from radvqa.serve.pictures import Thumbnails, picture
-from radvqa.serve.series import open_series
+from radvqa.serve.series import Series, open_series
+from radvqa.serve.trail import list_query, pair_trail, queue_query
 from radvqa.web.answers import problem, told
 from radvqa.web.guard import Guard, token_for
 
@@ -125,6 +126,9 @@ class _Pages:
             sorts=SORTS,
             value_of=value_of,
             many=len(self.cases.series) > 1,
+            query=list_query(wanted),
+            times=times,
+            stamp=_stamp,
         )
 
     async def failures(self, request: Request) -> Response:
@@ -147,20 +151,29 @@ class _Pages:
             groups={group: (title, counts(entries, group)) for group, title in GROUPS.items()},
             list_of=lambda **filters: Wanted().but(**filters),
             points_to=POINTS_TO,
+            query=queue_query(series, wanted.signature),
+            stamp=_stamp,
         )
 
     async def case(self, request: Request) -> Response:
         opened = await self._opened(request.path_params)
-        facts = await run_in_threadpool(self.cases.facts, opened)
+        facts = await run_in_threadpool(self.cases.facts, opened, request.query_params)
         return self._page("case", case=facts, series=opened.series.facts())
 
     async def compare(self, request: Request) -> Response:
         sides: dict[str, Any] = {}
+        both: list[Opened] = []
         for side in ("a", "b"):
             series, _, key = request.query_params.get(side, "").partition("/")
             opened = await self._opened({"series": series, "key": key})
-            sides[side] = await run_in_threadpool(self.cases.facts, opened)
-        return self._page("compare", **sides)
+            sides[side] = await run_in_threadpool(self.cases.facts, opened, request.query_params)
+            both.append(opened)
+        _require_one_picture(sides["a"], sides["b"])
+        a, b = both
+        moves = await run_in_threadpool(
+            pair_trail, request.query_params, self.cases.series, a.series, b.series, a.key if a.key == b.key else ""
+        )
+        return self._page("compare", moves=moves, **sides)
 
     async def help(self, _request: Request) -> Response:
         return self._page("help", methods=METHODS, points_to=POINTS_TO)
@@ -178,7 +191,7 @@ class _Pages:
 
     async def api_case(self, request: Request) -> Response:
         opened = await self._opened(request.path_params)
-        return JSONResponse(await run_in_threadpool(self.cases.facts, opened))
+        return JSONResponse(await run_in_threadpool(self.cases.facts, opened, request.query_params))
 
     async def api_part(self, request: Request) -> Response:
         opened = await self._opened(request.path_params)
@@ -196,13 +209,20 @@ class _Pages:
         return await self._bytes(request, opened, content, what=what, media_type="image/png")
 
     async def thumbnail(self, request: Request) -> Response:
-        opened = await self._opened(request.path_params)
-        return await self._bytes(
-            request,
-            opened,
-            lambda: self._thumbnails.of(opened.version, opened.case),
-            what="thumbnail",
-            media_type="image/jpeg",
+        series, key = request.path_params["series"], request.path_params["key"]
+        found = self.cases.series_of(series)
+        stamp = "" if found is None else await run_in_threadpool(_stamp, found, key)
+        if not stamp:
+            await self._opened(request.path_params)
+        return await run_in_threadpool(
+            functools.partial(
+                _kept,
+                request,
+                lambda: self._thumbnails.of((series, key, stamp), lambda: self._open(series, key).case),
+                etag=f"{series}/{key}/{stamp}/thumbnail",
+                media_type="image/jpeg",
+                fixed=bool(stamp) and request.query_params.get("v") == stamp,
+            )
         )
 
     async def api_live(self, _request: Request) -> Response:
@@ -225,7 +245,8 @@ class _Pages:
         except RadvqaError as error:
             return problem(_without_paths(error), status=422 if isinstance(error, DataError) else 503)
         answered = await self._opened({"series": asked.series, "key": key})
-        return JSONResponse(self.cases.facts(answered), status_code=201)
+        facts = await run_in_threadpool(self.cases.facts, answered, request.query_params)
+        return JSONResponse(facts, status_code=201)
 
     async def refused(self, request: Request, error: Exception) -> Response:
         """What is not there, in words."""
@@ -243,9 +264,12 @@ class _Pages:
         return self._page("problem", status=status, words=words, headers=headers)
 
     async def _opened(self, named: Mapping[str, str]) -> Opened:
-        opened = await run_in_threadpool(self.cases.open, named["series"], named["key"])
+        return await run_in_threadpool(self._open, named["series"], named["key"])
+
+    def _open(self, series: str, key: str) -> Opened:
+        opened = self.cases.open(series, key)
         if opened is None:
-            gone = named["key"].startswith("ask-")
+            gone = key.startswith("ask-")
             raise HTTPException(
                 404, "this question is no longer kept; ask it again" if gone else "there is no such case"
             )
@@ -300,6 +324,21 @@ def _kept(
         kept.pop("Content-Encoding", None)
         return Response(status_code=304, headers=kept)
     return Response(content(), media_type=media_type, headers=kept)
+
+
+def _stamp(series: Series, key: str) -> str:
+    """A name that changes with the files of a case, for addresses; ``""`` for a case that is not listed."""
+    stamp = series.stamp(key)
+    return hashlib.sha256(stamp.encode()).hexdigest()[:12] if stamp else ""
+
+
+def _require_one_picture(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
+    """Raises ``HTTPException`` if the sides of a comparison show different pictures."""
+    sizes = [(one["picture"]["width"], one["picture"]["height"]) for one in (a, b)]
+    if a["image_id"] != b["image_id"] or sizes[0] != sizes[1]:
+        raise HTTPException(
+            422, "The two cases show different pictures, so their maps cannot be compared. Open them one by one."
+        )
 
 
 def _without_paths(error: RadvqaError) -> str:

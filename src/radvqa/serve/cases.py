@@ -8,15 +8,17 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any, final
 
 from radvqa.explain.bundle import CaseLine, MapFacts
-from radvqa.explain.bundle_files import MANIFEST_FILE, Bundle, case_folder
+from radvqa.explain.bundle_files import MANIFEST_FILE, Bundle
 from radvqa.explain.failures import Failure
 from radvqa.explain.methods import METHODS
 from radvqa.serve.case_bytes import Case, shape_of
-from radvqa.serve.live import KeptCase, Live
-from radvqa.serve.series import Series, shown_model, stamp_of
+from radvqa.serve.live import LONGEST_ANSWER, LONGEST_QUESTION, KeptCase, Live
+from radvqa.serve.series import Series, shown_model
+from radvqa.serve.trail import trail_of
 
 CASES_OPEN = 16
 
@@ -68,9 +70,10 @@ class Cases:
         asked = self.live.case(series_id, key)
         if asked is not None:
             return Opened(series=series, case=asked, version=key)
-        if series.listing().line(key) is None:
+        stamp = series.stamp(key)
+        if not stamp:
             return None
-        name = (series_id, key, stamp_of(case_folder(series.explained, key) / MANIFEST_FILE))
+        name = (series_id, key, stamp)
         with self._lock:
             found = self._open.get(name)
             if found is not None:
@@ -84,8 +87,11 @@ class Cases:
                 self._open.popitem(last=False)
         return found
 
-    def facts(self, opened: Opened) -> dict[str, Any]:
-        """The manifest for the page, with all that the page wants to know beside it."""
+    def facts(self, opened: Opened, query: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
+        """The manifest for the page, with all that the page wants to know beside it.
+
+        ``query`` is that of the address: it names the list whose cases are the neighbours.
+        """
         manifest = opened.case.manifest
         series, key = opened.series, manifest.key
         failures = series.listing().of_case.get(key, ())
@@ -101,11 +107,17 @@ class Cases:
             "reasons": {one.signature: one.reason for one in failures},
             "points_to": {one.signature: one.points_to for one in failures},
             "methods": [{"name": name, "line": METHODS.get(name, "")} for name in methods],
-            "neighbours": series.listing().neighbours(key),
-            "same_case": self._elsewhere(series, key),
-            "asked_of": opened.case.asked_of if isinstance(opened.case, KeptCase) else None,
+            **trail_of(query, self.series, series, key).facts(),
+            "same_case": [
+                {"series": one.id, "key": key} for one in self.series if one is not series and series.shares(one, key)
+            ],
+            "asked_of": None,
             "live": self.live.on and series.is_run,
+            "longest": {"question": LONGEST_QUESTION, "answer": LONGEST_ANSWER},
         }
+        if isinstance(opened.case, KeptCase):
+            original = opened.case.asked_of
+            facts |= {"asked_of": original, "back": f"/case/{series.id}/{original}{facts['query']}"}
         del facts["files"]
         told: dict[str, Any] = _finite(facts)
         return told
@@ -126,13 +138,6 @@ class Cases:
             plain = text.encode("utf-8", errors="replace")
             self._all = (stamp, {False: plain, True: gzip.compress(plain, compresslevel=1, mtime=0)})
         return self._all[1], stamp
-
-    def _elsewhere(self, series: Series, key: str) -> list[dict[str, str]]:
-        return [
-            {"series": one.id, "key": key}
-            for one in self.series
-            if one is not series and one.listing().line(key) is not None
-        ]
 
 
 def _line_facts(series: Series, line: CaseLine, failures: Sequence[Failure]) -> dict[str, Any]:

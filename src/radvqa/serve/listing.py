@@ -101,6 +101,11 @@ class Place:
         pages = max(1, math.ceil(count / PAGE_SIZE))
         return Place(page=min(max(page, 1), pages), pages=pages)
 
+    @staticmethod
+    def at(index: int) -> int:
+        """The page on which an item of a list stands, from its index."""
+        return index // PAGE_SIZE + 1
+
     def of_list(self, items: Sequence[T]) -> Sequence[T]:
         """What stands on the page."""
         return items[(self.page - 1) * PAGE_SIZE : self.page * PAGE_SIZE]
@@ -108,7 +113,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """One page of a list. ``choices``: value and number of cases for every filter, of all cases."""
+    """One page of a list. ``choices``: value and number of cases for every filter, of the chosen series or of all."""
 
     entries: tuple[Entry, ...]
     found: int
@@ -123,6 +128,16 @@ def correctness(line: CaseLine) -> str:
     return "no reference" if line.correct is None else "right" if line.correct else "wrong"
 
 
+def times(reliance: float) -> str:
+    """How many times as probable the answer is with the image, from the difference of log-probabilities in nats."""
+    if not math.isfinite(reliance):
+        return "not defined"
+    if not math.log(0.01) <= reliance < math.log(1000):
+        return "over 1000 times" if reliance > 0 else "under 0.01 times"
+    factor = math.exp(reliance)
+    return f"{float(f'{factor:.2g}'):g} times"
+
+
 def entries_of(series: Iterable[Series]) -> list[Entry]:
     """All cases, series by series."""
     found = []
@@ -132,12 +147,18 @@ def entries_of(series: Iterable[Series]) -> list[Entry]:
     return found
 
 
-def shown(entries: Sequence[Entry], wanted: Wanted) -> Shown:
-    """The page that is asked for; the last one where there are fewer."""
+def ordered(entries: Sequence[Entry], wanted: Wanted) -> list[Entry]:
+    """All cases that the filters leave, in the order that is asked for."""
     kept = [entry for entry in entries if _fits(entry, wanted)]
     key = _SORT_KEYS.get(wanted.sort)
     if key is not None:
         kept.sort(key=key)
+    return kept
+
+
+def shown(entries: Sequence[Entry], wanted: Wanted) -> Shown:
+    """The page that is asked for; the last one where there are fewer."""
+    kept = ordered(entries, wanted)
     place = Place.of(wanted.page, len(kept))
     return Shown(
         entries=tuple(place.of_list(kept)),
@@ -145,7 +166,7 @@ def shown(entries: Sequence[Entry], wanted: Wanted) -> Shown:
         total=len(entries),
         page=place.page,
         pages=place.pages,
-        choices=_choices(entries),
+        choices=_choices(entries, wanted.series),
     )
 
 
@@ -201,15 +222,16 @@ _SORT_KEYS: Mapping[str, Callable[[Entry], Any]] = {
 }
 
 
-def _choices(entries: Sequence[Entry]) -> dict[str, dict[str, int]]:
+def _choices(entries: Sequence[Entry], series: str) -> dict[str, dict[str, int]]:
     found: dict[str, Counter[str]] = {name: Counter() for name in ("series", "correct", "signature", *GROUPS)}
     for entry in entries:
         found["series"][entry.series.id] += 1
-        found["correct"][correctness(entry.line)] += 1
-        found["signature"].update(failure.signature for failure in entry.failures)
-        found["signature"]["any"] += bool(entry.failures)
+        counted = int(series in ("", entry.series.id))  # a filter that leaves nothing stays in its list, with 0
+        found["correct"][correctness(entry.line)] += counted
+        signs = {failure.signature for failure in entry.failures}
+        found["signature"].update(dict.fromkeys(signs | {"any"} if signs else (), counted))
         for group in GROUPS:
-            found[group][value_of(entry.line, group)] += 1
+            found[group][value_of(entry.line, group)] += counted
     return {
         name: dict(sorted(counter.items(), key=lambda item: (-item[1], item[0]))) for name, counter in found.items()
     }

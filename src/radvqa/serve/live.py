@@ -39,6 +39,7 @@ _WORDS: Mapping[State, str] = {
     "answering": "The model is answering.",
     "failed": "The last question could not be answered.",
 }
+_NOT_LOADED = "The model is loaded at the first question."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +103,8 @@ class Live:
     def state(self) -> dict[str, Any]:
         """What goes on, with a sentence for it."""
         state = self._state
-        return {"live": self.on, "state": state, "words": _WORDS[state]}
+        words = _NOT_LOADED if state == "idle" and self._model is None else _WORDS[state]
+        return {"live": self.on, "state": state, "words": words}
 
     def case(self, series: str, key: str) -> KeptCase | None:
         """A case that was asked before, if it is among the last ones."""

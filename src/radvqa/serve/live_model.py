@@ -25,7 +25,7 @@ def open_live(series: Series) -> Answering:
         RunError: the series is not of a run.
         RecipeError: the run has no such stage.
         TrainError: a stage is not trained.
-        ModelError: the weights cannot be loaded.
+        ModelError: the weights cannot be loaded, or attention has not the mask of its layout.
     """
     if not series.is_run:
         raise RunError(
@@ -34,9 +34,9 @@ def open_live(series: Series) -> Answering:
             fix="serve the run itself with --live",
         )
     from radvqa.data.imaging import fit
-    from radvqa.explain.cases import ExplainedModel, Given, explain_case, generated, written
+    from radvqa.explain.cases import Given, explain_case, generated, written
     from radvqa.pipeline.explanation import QUICK_METHODS
-    from radvqa.pipeline.stage_model import open_stage, stage_number, stage_weights
+    from radvqa.pipeline.stage_model import explained_model, open_stage, stage_number
     from radvqa.run.folder import RunFolder
     from radvqa.run.progress import Progress
 
@@ -45,13 +45,7 @@ def open_live(series: Series) -> Answering:
     number = stage_number(recipe, series.stage)
     vlm = open_stage(folder, number, progress=Progress())
     most = recipe.evaluate.max_new_tokens
-    model = ExplainedModel(
-        name=vlm.name,
-        weights=stage_weights(folder, vlm, number),
-        run=series.run,
-        stage=series.stage,
-        decoding=f"greedy, at most {most} new tokens",
-    )
+    model = explained_model(folder, vlm, number)
 
     def answering(case: Case, question: str, answer: str | None) -> tuple[Manifest, Mapping[str, np.ndarray]]:
         known = case.manifest

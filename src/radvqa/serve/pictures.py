@@ -37,16 +37,24 @@ def picture(case: Case, *, center: str | None, width: str | None) -> tuple[Calla
 
 @final
 class Thumbnails:
-    """Small pictures for lists; the last ones stay in memory."""
+    """Small pictures for lists; the last ones stay in memory, so that most are answered without their cases."""
 
     def __init__(self) -> None:
-        self._made: OrderedDict[str, bytes] = OrderedDict()
+        self._made: OrderedDict[tuple[str, ...], bytes] = OrderedDict()
 
-    def of(self, version: str, case: Case) -> bytes:
-        """The picture of a case with at most ``SMALL_SIDE`` pixels a side, as JPEG."""
-        found = self._made.get(version)
+    def of(self, name: tuple[str, ...], case: Callable[[], Case]) -> bytes:
+        """The picture of a case with at most ``SMALL_SIDE`` pixels a side, as JPEG.
+
+        Args:
+            name: another one for every case and whenever its files change.
+            case: opens it; called only if the picture is not kept.
+
+        Raises:
+            RunError: as ``case`` and its picture.
+        """
+        found = self._made.get(name)
         if found is None:
-            found = self._made[version] = _small(case.picture)
+            found = self._made[name] = _small(case().picture)
             while len(self._made) > THUMBNAILS_KEPT:
                 self._made.popitem(last=False)
         return found

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from radvqa.errors import RunError
+from radvqa.errors import RadvqaError, RunError
 from radvqa.explain.bundle import CaseLine
-from radvqa.explain.bundle_files import CASES_FILE, Bundle, case_folder, read_bundle, read_cases
+from radvqa.explain.bundle_files import CASES_FILE, MANIFEST_FILE, Bundle, case_folder, read_bundle, read_cases
 from radvqa.explain.failures import Failure, find_failures, notes_on
 from radvqa.run.folder import RECIPE_FILE
 
@@ -33,22 +33,13 @@ class Listing:
         place = self.places.get(key)
         return None if place is None else self.lines[place]
 
-    def neighbours(self, key: str) -> dict[str, str | None]:
-        """Keys of the cases before and after; None at an end and for a case that is not listed."""
-        place = self.places.get(key)
-        if place is None:
-            return {"previous": None, "next": None}
-        return {
-            "previous": self.lines[place - 1].key if place else None,
-            "next": self.lines[place + 1].key if place + 1 < len(self.lines) else None,
-        }
-
 
 @final
 class Series:
     """The explained cases of one run and stage, or of one folder of bundles.
 
     ``run`` and ``stage`` are names, never paths; ``source`` is the folder that was given and stays on this side.
+    ``model`` is the name of the first case that can be read, ``""`` where none can.
     """
 
     def __init__(self, number: int, *, source: Path, explained: Path, stage: str) -> None:
@@ -59,7 +50,7 @@ class Series:
         lines = self.listing().lines
         if not lines:
             raise _no_cases(source, explained, "an empty list")
-        self.model = str(self.bundle(lines[0].key).manifest.model.get("name", ""))
+        self.model = self._named_model(lines)
 
     @property
     def is_run(self) -> bool:
@@ -91,12 +82,31 @@ class Series:
         """The case of that key. Raises ``RunError`` if it is missing or damaged."""
         return read_bundle(case_folder(self.explained, key))
 
+    def stamp(self, key: str) -> str:
+        """What changes with the files of a case, without reading them; ``""`` for a case that is not listed."""
+        if self.listing().line(key) is None:
+            return ""
+        return stamp_of(case_folder(self.explained, key) / MANIFEST_FILE)
+
+    def shares(self, other: "Series", key: str) -> bool:
+        """Whether both have that case on one picture. Samples of two data sets may share a name."""
+        own, theirs = self.listing().line(key), other.listing().line(key)
+        return own is not None and theirs is not None and own.image_id == theirs.image_id
+
+    def _named_model(self, lines: Sequence[CaseLine]) -> str:
+        for line in lines:
+            try:
+                return str(self.bundle(line.key).manifest.model.get("name", ""))
+            except RadvqaError:
+                continue  # told when that case is opened; the others can be looked at
+        return ""
+
 
 def open_series(sources: Sequence[Path]) -> list[Series]:
     """The series of runs and of folders of bundles: each run's finished model first, then its stages.
 
     Raises:
-        RunError: a source is no such folder, has no explained cases yet, or a case is damaged.
+        RunError: a source is no such folder or has no explained cases yet.
         DataError: a list of cases is not valid.
     """
     found: list[Series] = []

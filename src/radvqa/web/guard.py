@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from radvqa.web.answers import problem
@@ -62,8 +62,9 @@ class Guard:
     Args:
         app: what is guarded.
         host: the address the server listens on; its name is known.
-        token: asked for unless ``""``. The page ``/`` takes it as ``?token=`` and gives the cookie that all else needs.
-        cookie: the name of that cookie.
+        token: asked for unless ``""``. ``/?token=`` leads to ``/`` and gives the cookie that all else needs: a secret
+            of this guard, which ends with it, not the token.
+        cookie: the name of that cookie, before the port: browsers give the cookies of one port to all others.
         policy: directives of the content security policy that differ from the strictest.
     """
 
@@ -72,6 +73,7 @@ class Guard:
     ) -> None:
         self._app = app
         self._token, self._cookie = token, cookie
+        self._session = secrets.token_urlsafe(24)
         self._local = is_loopback(host)
         self._names = {*_LOCAL_NAMES, host.lower()}
         if not self._local:
@@ -88,8 +90,6 @@ class Guard:
             await self._app(scope, receive, send)
             return
         request = Request(scope)
-        brings_token = request.url.path == "/" and _equal(request.query_params.get("token", ""), self._token)
-
         started = False
 
         async def send_guarded(message: Message) -> None:
@@ -99,12 +99,9 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 headers.update(self._headers)
                 headers.setdefault("Cache-Control", "no-store")
-                if brings_token and self._token:
-                    headers.append("Set-Cookie", f"{self._cookie}={self._token}; HttpOnly; SameSite=Strict; Path=/")
             await send(message)
 
-        inside = brings_token or _equal(request.cookies.get(self._cookie, ""), self._token) or not self._token
-        answer = self._refusal(request) or (self._app if inside else _no_token(request))
+        answer = self._refusal(request) or self._stranger(request) or self._app
         try:
             await answer(scope, receive, send_guarded)
         except Exception:
@@ -124,10 +121,24 @@ class Guard:
             return PlainTextResponse("Only GET and POST.", status_code=405)
         return _post_refusal(request.headers)
 
+    def _stranger(self, request: Request) -> Response | None:
+        """What those get who are not inside yet; None for all others."""
+        if not self._token:
+            return None
+        name = f"{self._cookie}_{_port(request.headers.get('host', '')) or 80}"
+        if request.url.path == "/" and _equal(request.query_params.get("token", ""), self._token):
+            # The token does not stay in the address. Lax: of a link in another site's page, browsers hold back a
+            # strict cookie from the page that is led to. Nothing is changed by a GET, and a POST needs its own origin.
+            response = RedirectResponse("/", status_code=303)
+            response.headers["Set-Cookie"] = f"{name}={self._session}; HttpOnly; SameSite=Lax; Path=/"
+            return response
+        return None if _equal(request.cookies.get(name, ""), self._session) else _no_token(request)
+
     def _knows(self, host: str) -> bool:
         """Any port, since the page may come through a tunnel. Addresses in digits cannot be rebound."""
         try:
             name = urlsplit(f"//{host}").hostname or ""
+            _port(host)
         except ValueError:
             return False
         if name in self._names:
@@ -137,6 +148,11 @@ class Guard:
         except ValueError:
             return False
         return address.is_loopback or not self._local
+
+
+def _port(host: str) -> int | None:
+    """The port in a ``Host`` header. Raises ``ValueError`` if it is no number of a port."""
+    return urlsplit(f"//{host}").port
 
 
 def _no_token(request: Request) -> Response:

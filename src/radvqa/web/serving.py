@@ -19,7 +19,7 @@ def serve(
     notes: Sequence[str] = (),
     ready: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve until Ctrl-C. The address is said first; port 0 takes a free one.
+    """Serve until Ctrl-C. The address is said first, as another machine would open it; port 0 takes a free one.
 
     Args:
         app: its ``state.token`` is part of the address if there is one.
@@ -35,7 +35,8 @@ def serve(
     """
     listening = _listen(host, port, name)
     with listening:
-        shown = f"[{host}]" if ":" in host else host
+        name_of_host = _reached_at(host)
+        shown = f"[{name_of_host}]" if ":" in name_of_host else name_of_host
         query = f"/?token={app.state.token}" if app.state.token else "/"
         address = f"http://{shown}:{listening.getsockname()[1]}{query}"
         for line in (f"{name} at {address}", *notes):
@@ -49,6 +50,19 @@ def serve(
             uvicorn.Server(config).run(sockets=[listening])
         except KeyboardInterrupt:
             pass  # how uvicorn passes Ctrl-C on after it has finished what was under way
+
+
+def _reached_at(host: str) -> str:
+    """An address to open: of ``0.0.0.0`` and ``::``, which stand for all addresses of this machine, the outer one."""
+    if host not in ("0.0.0.0", "::"):
+        return host
+    family, elsewhere = (socket.AF_INET6, "2001:db8::1") if ":" in host else (socket.AF_INET, "192.0.2.1")
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((elsewhere, 9))  # sends nothing: it asks which address packets would leave from
+            return str(probe.getsockname()[0])
+    except OSError:
+        return socket.gethostname()
 
 
 def _listen(host: str, port: int, name: str) -> socket.socket:

@@ -34,7 +34,7 @@ class Visit:
             self.page.wait_for_selector("#stage[data-ready]")
         if path.startswith("/compare"):
             self.page.wait_for_selector("#stage-a[data-ready]")
-            self.page.wait_for_selector("#side-b .fact")
+            self.page.wait_for_selector("#side-b .fact", state="attached")
 
     def said(self) -> str:
         """What the live region says."""
@@ -77,7 +77,7 @@ RESET = """() => {
   };
   choose("method", "raw");
   choose("colours", "inferno");
-  choose("coloured-by", "image_mass");
+  choose("coloured-by", "usual");
   choose("opacity", "0.55");
   document.getElementById("panel").scrollTop = 0;
 }"""
@@ -131,7 +131,8 @@ def open_tab(chromium: Any) -> Iterator[Callable[..., Visit]]:
     contexts = []
 
     def opened(origin: str, *, window: dict[str, int] = WINDOW, **settings: Any) -> Visit:
-        context = chromium.new_context(viewport=window, **settings)
+        # Without motion nothing has to be waited for.
+        context = chromium.new_context(viewport=window, **{"reduced_motion": "reduce", **settings})
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(90_000)

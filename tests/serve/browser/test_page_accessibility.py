@@ -61,10 +61,8 @@ def test_changes_are_told(case):
     assert "chefer" in page.get_attribute("#stage", "aria-label")
 
 
-def test_reduced_motion(visit, origin, case_paths):
-    found = visit(origin, reduced_motion="reduce")
-    found.open(case_paths[0])
-    seconds = found.page.evaluate(
+def test_reduced_motion(case):
+    seconds = case.page.evaluate(
         """async () => {
           const { reducedMotion } = await import("/static/viewer.js");
           return [reducedMotion(), getComputedStyle(document.body).transitionDuration];

@@ -154,10 +154,11 @@ def test_words_of_the_question_have_raw_attention(case):
 def test_numbers_of_tokens_are_told_in_text(case):
     page = case.page
     figures = page.locator(".token .figure").all_inner_texts()
-    assert any("%" in figure for figure in figures)
+    assert any("%" in figure for figure in figures) and any("×" in figure for figure in figures)
+    assert "nats" in page.locator(".tokens >> nth=1 >> .token").first.get_attribute("title")
     page.select_option("#coloured-by", "reliance")
     figures = page.locator(".tokens >> nth=1 >> .figure").all_inner_texts()
-    assert figures and all(figure[0] in "+\u22120" for figure in figures)
+    assert figures and all(figure[0] == "×" for figure in figures)
     assert page.locator(".tokens >> nth=0 >> .figure").first.inner_text() == "–"
 
 
@@ -175,7 +176,7 @@ def test_patches_show_which_tokens_attended(case):
     assert page.locator(".tokens >> nth=0 >> .figure").all_inner_texts() != inverse
     assert set(page.locator(".tokens >> nth=1 >> .figure").all_inner_texts()) == {"–"}
     page.click("#clear-patches")
-    assert page.input_value("#coloured-by") == "image_mass"
+    assert page.input_value("#coloured-by") == "usual"
 
 
 def test_layers_and_heads(case):
@@ -219,11 +220,9 @@ def test_turning_and_zooming_moves_the_map_with_the_picture(case):
     seen = {case.pixels()}
     for name in ("zoom-in", "rotate-right", "rotate-left", "flip-horizontally", "flip-vertically", "zoom-out"):
         page.click(f"#{name}")
-        page.wait_for_timeout(400)
         seen.add(case.pixels())
     assert len(seen) >= 6
     page.click("#reset")
-    page.wait_for_timeout(400)
     assert case.pixels() in seen
     assert case.said() == "View reset"
 
@@ -255,13 +254,20 @@ def test_window_of_hounsfield_units(visit, origin, case_paths):
     found.open(case_paths[1])
     page = found.page
     assert page.inner_text(".bar-title") == "Window (HU)"
+    stored = page.locator("#stored")
+    assert stored.get_attribute("aria-pressed") == "true"
+    assert not any("/image/" in url and "center=" in url for url in found.requests)
     with page.expect_response(lambda response: "center=-600" in response.url and "width=1500" in response.url) as told:
         page.click("[data-preset='2']")
     assert told.value.status == 200
     assert page.get_attribute("[data-preset='2']", "aria-pressed") == "true"
-    page.locator("#window-width").fill("400")
-    page.wait_for_timeout(600)
-    assert any("width=400" in url and "center=-600" in url for url in found.requests)
+    with page.expect_response(lambda response: "center=-600" in response.url and "width=400" in response.url):
+        page.locator("#window-width").fill("400")
+    assert stored.get_attribute("aria-pressed") == "false"
+    with page.expect_response(lambda response: "/image/" in response.url and "center=" not in response.url):
+        page.keyboard.press("Tab")
+        page.keyboard.press(" ")
+    assert stored.get_attribute("aria-pressed") == "true"
 
 
 def test_dragging_with_the_window_tool_and_the_middle_button(case):
@@ -286,6 +292,129 @@ def test_dragging_with_the_window_tool_and_the_middle_button(case):
     assert page.locator("#clear-patches").count() == 0
 
 
+def test_a_slow_drag_changes_the_window_too(case):
+    """One pixel at a time: nothing may be lost by rounding."""
+    page = case.page
+    page.get_by_title("Window and level").click()
+    box = page.locator("#stage").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    for moved in range(1, 31):
+        page.mouse.move(x + moved, y - moved)
+    page.mouse.up()
+    case.settle()
+    assert page.inner_text("output[for=contrast]") in ("90 %", "91 %")
+    assert page.inner_text("output[for=brightness]") == "56 %"
+
+
+@pytest.mark.parametrize("turns", ["", "h", "v", "hr", "r"])
+def test_a_click_chooses_the_patch_under_the_pointer(case, turns):
+    """However the picture is turned or flipped: the readout tells which patch it is."""
+    page = case.page
+    for key in turns:
+        page.keyboard.press(key)
+    case.settle()
+    box = page.locator("#stage").bounding_box()
+    x, y = box["x"] + 0.35 * box["width"], box["y"] + 0.4 * box["height"]
+    page.mouse.move(x, y)
+    place = page.inner_text(".readout").split(":")[0]
+    assert place.startswith("row ")
+    page.mouse.click(x, y)
+    page.wait_for_selector("#clear-patches")
+    assert f"({place})" in page.inner_text(".patches")
+    assert page.locator(".turned").is_visible() is bool(turns)
+
+
+def test_a_padded_picture_shows_its_border(visit, origin, case_paths):
+    """All that the model sees is in sight, and how much of the map is on nothing is told."""
+    found = visit(origin)
+    found.open(case_paths[6])
+    assert "of this map lies on the added border" in found.page.inner_text("#padding")
+    inside = found.page.evaluate(
+        """() => {
+          const canvas = document.querySelector("#stage .overlay");
+          const { data, width, height } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+          let rows = 0;
+          for (let y = 0; y < height; y++) rows += data[4 * (y * width + (width >> 1)) + 3] > 0;
+          return [rows, height];
+        }"""
+    )
+    assert inside[0] > 0.75 * inside[1]  # the picture alone would be two thirds of its frame
+
+
+def test_padding_of_a_map(case):
+    """Half of each outer row of a 4 x 4 map lies outside of this picture."""
+    shares = case.page.evaluate(
+        """async () => {
+          const { shareOnPadding, isPadded } = await import("/static/overlay.js");
+          const wide = { width: 80, height: 60, frame: [0, -10, 80, 80] };
+          const whole = { width: 80, height: 60, frame: [0, 0, 80, 60] };
+          const even = new Float32Array(16).fill(1);
+          const corner = Float32Array.from(even, (_, i) => (i ? -1 : 2));
+          return [
+            shareOnPadding(even, wide, 4, 4), shareOnPadding(corner, wide, 4, 4), shareOnPadding(even, whole, 4, 4),
+            isPadded(wide), isPadded(whole),
+          ];
+        }"""
+    )
+    assert shares == [0.25, 0.5, 0, True, False]
+
+
+def test_the_row_of_a_word_is_told(case):
+    page = case.page
+    page.locator(".tokens >> nth=0 >> .token >> nth=3").click()
+    assert page.inner_text("#row-told").endswith("what this word attends to.")
+    page.locator(".tokens >> nth=1 >> .token >> nth=0").click()
+    assert page.inner_text("#row-told").endswith("the attention under which this word was predicted.")
+
+
+def test_warnings_of_the_method_that_is_shown(case):
+    page = case.page
+    shown = page.locator("ul.warnings").first.locator("li")
+    assert "Most weight lies on text: the image has 12 %" in shown.all_inner_texts()
+    assert not any("same for every word" in text for text in shown.all_inner_texts())
+    assert page.locator(".folded li").all_text_contents() == ["rollout: this map is the same for every word"]
+    page.select_option("#method", "rollout")
+    assert "This map is the same for every word" in shown.all_inner_texts()
+    assert page.locator(".folded li").all_text_contents() == ["raw: most weight lies on text: the image has 12 %"]
+
+
+def test_what_numbers_warn_of(case):
+    """The picture's specificity counts, not that of the whole row; a bundle's own words are not said again."""
+    found = case.page.evaluate(
+        """async () => {
+          const { sortedWarnings, warningsOf } = await import("/static/facts.js");
+          const [map, view] = [[0, 1], { reliance: 1 }];
+          const of = (facts) => warningsOf({ facts: { low: 0, high: 1, ...facts }, map, view, attention: false });
+          const same = of({ grid_specificity: 0.001, specificity: 0.3 });
+          const told = ["raw: this map is the same for every word", "Of all maps: so."];
+          return [
+            same, of({ grid_specificity: 0.3, specificity: 0.001 }), of({ specificity: 0.001 }).length,
+            sortedWarnings(told, ["raw"], "raw", same), sortedWarnings(told, ["raw", "chefer"], "chefer", same),
+          ];
+        }"""
+    )
+    same = ["This map is the same for every word of the answer."]
+    assert found[:3] == [same, [], 1]
+    assert found[3] == {"here": ["This map is the same for every word", "Of all maps: so."], "elsewhere": []}
+    assert found[4]["here"] == ["Of all maps: so.", *same] and len(found[4]["elsewhere"]) == 1
+
+
+def test_pieces_of_a_word_are_joined(case):
+    joined = case.page.evaluate(
+        """async () => {
+          const { phraseOf } = await import("/static/tokens.js");
+          const token = (text, word) => ({ text, word, part: "answer" });
+          return [
+            phraseOf([token("cardio", 1), token("megaly", 1)]), phraseOf([token(" left", 1), token(" lung", 2)]),
+            phraseOf([token("left", 1), token("lung", 2), token("?", 2)]), phraseOf([token("肺", 1), token("炎", 2)]),
+          ];
+        }"""
+    )
+    assert joined == ["cardiomegaly", "left lung", "left lung?", "肺炎"]
+
+
 def test_value_under_the_pointer(case):
     box = case.page.locator("#stage").bounding_box()
     case.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
@@ -297,16 +426,24 @@ def test_asking_the_live_model(visit, origin, case_paths, live_model):
     found.open(case_paths[0])
     page = found.page
     live_model.may_answer.clear()
+    from radvqa.serve.live import LONGEST_ANSWER, LONGEST_QUESTION
+
+    assert page.get_attribute("#ask-question", "maxlength") == str(LONGEST_QUESTION)
+    assert page.get_attribute("#ask-answer", "maxlength") == str(LONGEST_ANSWER)
     page.fill("#ask-question", "Is the heart enlarged?")
     page.fill("#ask-answer", "Yes")
     page.get_by_role("button", name="Ask", exact=True).click()
     page.wait_for_selector("progress:visible")
-    page.wait_for_function("() => /at work: \\d+ s/.test(document.querySelector('.told').textContent)")
+    page.wait_for_function("() => /answering\\. \\d+ s/.test(document.querySelector('.told').textContent)")
     live_model.may_answer.set()
     page.wait_for_function("() => document.querySelector('#question').textContent === 'Is the heart enlarged?'")
     page.wait_for_selector("#panel .fact")
     assert live_model.asked[-1] == ("Is the heart enlarged?", "Yes")
     assert page.inner_text(".answer").startswith("Yes")
+    page.wait_for_function("() => document.activeElement.matches('.answer')")
+    assert "/case/s0/ask-" in page.url and page.title().startswith("Is the heart enlarged?")
+    assert page.locator("#next").count() == 0 and case_paths[0] in page.get_attribute("#asked-of", "href")
+    assert page.evaluate("document.querySelector('#panel').scrollTop") == 0
     assert page.locator(".legend").is_visible()
 
 

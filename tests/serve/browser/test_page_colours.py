@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-NAMES = ("inferno", "viridis", "cividis", "hot", "berlin")
+NAMES = ("inferno", "viridis", "cividis", "hot", "coolwarm")
 
 
 @pytest.fixture(scope="module")

@@ -34,10 +34,10 @@ def test_one_scale_and_the_difference(pair, run, case_paths):
     for method in ("token_occlusion", "raw"):  # the values of the first are no shares
         page.select_option("#method", method)
         pair.settle()
-        scales = [page.locator(f"#stage-{side} .ramp").inner_text() for side in "ab"]
+        scales = [page.locator(f"#side-{side} .ramp").inner_text() for side in "ab"]
         assert scales[0] == scales[1]
         first, second = (case.array(f"model/maps/{method}")[-1] for case in cases)
-        shown = float(page.inner_text("#stage-difference .high"))
+        shown = float(page.inner_text("#side-difference .high"))
         assert shown == pytest.approx(np.abs(first - second).max(), rel=0.03)
     assert "more in A" in page.inner_text("#side-difference")
 
@@ -47,7 +47,6 @@ def test_zoom_is_shared(pair):
     before = [pair.pixels(f"#stage-{side} .overlay") for side in ("a", "b", "difference")]
     page.keyboard.press("+")
     page.keyboard.press("r")
-    page.wait_for_timeout(600)
     after = [pair.pixels(f"#stage-{side} .overlay") for side in ("a", "b", "difference")]
     assert all(x != y for x, y in zip(before, after, strict=True))
     box = page.locator("#stage-b").bounding_box()
@@ -55,7 +54,6 @@ def test_zoom_is_shared(pair):
     page.mouse.down()
     page.mouse.move(box["x"] + 100, box["y"] + 110, steps=4)
     page.mouse.up()
-    page.wait_for_timeout(600)
     moved = [pair.pixels(f"#stage-{side} .overlay") for side in ("a", "b", "difference")]
     assert all(x != y for x, y in zip(after, moved, strict=True))
 
@@ -78,8 +76,11 @@ def test_method_scale_and_tokens(pair):
     seen = {pair.pixels("#stage-a .overlay")}
     page.select_option("#method", "chefer")
     seen.add(pair.pixels("#stage-a .overlay"))
+    assert page.input_value("#unit") == "shares"  # relevance has no unit that two models share
+    page.select_option("#unit", "values")
+    assert "no unit" in page.inner_text("#side-a .legend")
     page.select_option("#unit", "shares")
-    assert "share of the map" in page.inner_text("#stage-a .legend")
+    assert "share of the map" in page.inner_text("#side-a .legend")
     page.select_option("#method", "token_occlusion")
     assert "-" not in page.inner_text("#side-difference p").split("share")[-1]
     page.select_option("#method", "chefer")
@@ -106,3 +107,36 @@ def test_overlay_keys_work_on_all_sides(pair):
     page.keyboard.press("?")
     assert page.locator("dialog[open]").count() == 1
     page.keyboard.press("Escape")
+
+
+def test_the_reference_and_the_neighbours(pair, pair_path, case_paths):
+    page = pair.page
+    assert page.inner_text("#reference") == "Reference: Yes"
+    facts = page.locator("#side-a .facts")
+    assert not facts.is_visible()
+    page.locator("#side-a summary").click()
+    assert facts.is_visible()
+    key = case_paths[1].rsplit("/", 1)[1]
+    page.keyboard.press("PageDown")
+    page.wait_for_url(f"**/compare?a=s0/{key}&b=s1/{key}*", wait_until="commit")
+    page.wait_for_selector("#side-b .fact", state="attached")
+    page.keyboard.press("PageUp")
+    page.wait_for_url(f"**{pair_path}*", wait_until="commit")
+    page.wait_for_selector("#side-b .fact", state="attached")
+    page.keyboard.press("PageUp")
+    assert pair.said() == "This is the first case of both"
+
+
+def test_only_maps_of_one_picture_and_frame_are_subtracted(pair):
+    told = pair.page.evaluate(
+        """async () => {
+          const { whatDiffers } = await import("/static/compare_side.js");
+          const picture = { width: 9, height: 9, frame: [0, 0, 9, 9] };
+          const one = { image_id: "a", grid: [2, 2], picture };
+          return [
+            one, { ...one, image_id: "b" }, { ...one, grid: [3, 3] }, { ...one, picture: { ...picture, width: 8 } },
+            { ...one, picture: { ...picture, frame: [0, -1, 9, 11] } },
+          ].map((other) => whatDiffers(one, other));
+        }"""
+    )
+    assert told[0] == "" and all(told[1:]) and len(set(told)) == 5

@@ -60,14 +60,12 @@ def test_view_keys(case):
     seen = [case.pixels()]
     for key in ("+", "r", "h", "v", "l", "-", "="):
         page.keyboard.press(key)
-        page.wait_for_timeout(400)
         seen.append(case.pixels())
         if key in "rlhv":
             assert case.said().startswith("Picture ")
     assert len(set(seen)) >= 6
     page.keyboard.press("i")
     page.keyboard.press(" ")
-    page.wait_for_timeout(400)
     assert case.pixels() == seen[0] and shown(case)["invert"] is False
 
 
@@ -140,7 +138,7 @@ def test_help_dialog_holds_the_focus_and_gives_it_back(case):
     dialog = page.locator("dialog[open]")
     assert dialog.count() == 1
     keys = dialog.locator("kbd").all_inner_texts()
-    for key in ["z", "+", "-", "=", "r", "l", "h", "v", "i", "space", "1", "5", "o", "[", "]", "c", "m", "g", "x", "?"]:
+    for key in ["z", "+", "-", "=", "r", "l", "h", "v", "i", "Space", "1", "5", "o", "[", "]", "c", "m", "g", "x", "?"]:
         assert key in keys
     assert {"←", "→", "↑", "↓", ",", ".", "PgDn", "Enter"} <= set(keys)
     page.keyboard.press("g")
@@ -173,6 +171,89 @@ def test_keys_stay_away_from_fields_and_buttons(case):
     assert shown(case)["title"] == before and shown(case)["opacity"] == pytest.approx(0.6)
     page.keyboard.press("Control+g")
     assert shown(case)["grid"] is False
+
+
+SIGN = """(modifiers) => document.body.dispatchEvent(
+  new KeyboardEvent("keydown", { key: "[", ctrlKey: true, altKey: true, bubbles: true, ...modifiers }))"""
+
+
+def test_capslock_and_altgr(case):
+    page = case.page
+    page.keyboard.press("O")
+    assert shown(case)["overlay"] is False
+    page.keyboard.down("o")
+    page.evaluate("document.body.dispatchEvent(new KeyboardEvent('keyup', { key: 'O', bubbles: true }))")
+    assert shown(case)["overlay"] is True
+    page.keyboard.up("o")
+    page.keyboard.press("o")
+    assert shown(case)["overlay"] is False
+    page.evaluate(SIGN, {})
+    assert shown(case)["opacity"] == pytest.approx(0.55)
+    page.evaluate(SIGN, {"modifierAltGraph": True})
+    assert shown(case)["opacity"] == pytest.approx(0.45)
+
+
+def test_a_list_chosen_from_by_pointer_gives_the_keys_back(case):
+    page = case.page
+    choose = """(pointer) => {
+      const select = document.getElementById("method");
+      if (pointer) select.dispatchEvent(new PointerEvent("pointerdown", { bubbles: true }));
+      select.focus();
+      select.value = "chefer";
+      select.dispatchEvent(new Event("change", { bubbles: true }));
+      return document.activeElement === select;
+    }"""
+    assert page.evaluate(choose, False) is True
+    assert page.evaluate(choose, True) is False
+    page.keyboard.press("g")
+    assert shown(case)["grid"] is True
+
+
+def test_the_patch_cursor_takes_the_focus_and_stays_in_sight(case):
+    page = case.page
+    page.focus("#grid")
+    page.keyboard.press("p")
+    assert page.evaluate("document.activeElement.id") == "stage"
+    page.keyboard.press("Enter")
+    assert shown(case)["grid"] is False and page.locator("#clear-patches").count() == 1
+    for _ in range(9):
+        page.keyboard.press("+")
+    before = case.pixels()
+    page.keyboard.press("Shift+ArrowRight")
+    assert case.pixels() != before
+    for _ in range(8):
+        page.keyboard.press("ArrowLeft")
+    case.settle()
+    place = page.evaluate(
+        """() => {
+          const canvas = document.querySelector("#stage .overlay");
+          const { data, width } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+          let white = 0;
+          for (let i = 0; i < data.length; i += 4)
+            white += data[i] === 255 && data[i + 1] === 255 && data[i + 2] === 255 && data[i + 3] === 255;
+          return white;
+        }"""
+    )
+    assert place > 20  # the dashes of the cursor
+
+
+def test_the_help_page_lists_the_same_keys(case, visit, origin):
+    """The table of the page is made from the keys themselves; that of the help page is written."""
+    case.page.keyboard.press("?")
+    keys = set(case.page.locator("dialog kbd").all_text_contents()) - {"…"}
+    case.page.keyboard.press("Escape")
+    found = visit(origin)
+    found.open("/help")
+    assert set(found.page.locator("#key-table kbd").all_text_contents()) == keys
+
+
+def test_what_was_done_is_seen_for_a_moment(case):
+    page = case.page
+    page.keyboard.press("c")
+    assert page.get_attribute("#said", "class") == "seen"
+    assert page.locator("#said").bounding_box()["width"] > 80
+    page.keyboard.press("ArrowDown")  # the legend tells it
+    assert page.get_attribute("#said", "class") == "" and "layer 1" in case.said()
 
 
 def test_everything_is_reached_by_tab(case):

@@ -2,10 +2,10 @@
 
 import { make, fill } from "./dom.js";
 import { announce } from "./announce.js";
-import { ask } from "./cases_api.js";
+import { ask, liveWords } from "./cases_api.js";
 
 /** The form. `answered(case)` is called with the new case. */
-export function drawAsk(element, { series, key, live, answered }) {
+export function drawAsk(element, { series, key, live, longest, answered }) {
   if (!live) {
     fill(
       element,
@@ -22,11 +22,11 @@ export function drawAsk(element, { series, key, live, answered }) {
   const question = make("input", {
     id: "ask-question",
     type: "text",
-    maxlength: "1000",
+    maxlength: longest.question,
     required: true,
     autocomplete: "off",
   });
-  const answer = make("input", { id: "ask-answer", type: "text", maxlength: "1000", autocomplete: "off" });
+  const answer = make("input", { id: "ask-answer", type: "text", maxlength: longest.answer, autocomplete: "off" });
   const button = make("button", { type: "submit", class: "primary", text: "Ask" });
   const progress = make("progress", { "aria-label": "The model is at work", hidden: true });
   const told = make("p", { class: "told", role: "status" });
@@ -43,7 +43,7 @@ export function drawAsk(element, { series, key, live, answered }) {
     },
     make("label", { for: "ask-question", text: "Question" }),
     question,
-    make("label", { for: "ask-answer", text: "Explain this answer instead of the model's own (optional)" }),
+    make("label", { for: "ask-answer", text: "An answer to explain beside the model's own (optional)" }),
     answer,
     make("div", { class: "row" }, button, progress),
     told,
@@ -53,7 +53,14 @@ export function drawAsk(element, { series, key, live, answered }) {
   async function send() {
     if (!question.value.trim()) return;
     const started = performance.now();
-    const timer = setInterval(() => (told.textContent = `The model is at work: ${seconds(started)} s`), 1000);
+    let words = "The model is at work.";
+    const timer = setInterval(() => {
+      told.textContent = `${words} ${seconds(started)} s`;
+      liveWords().then(
+        (now) => (words = now),
+        () => {}, // the question itself tells what went wrong
+      );
+    }, 1000);
     button.disabled = true;
     progress.hidden = false;
     told.classList.remove("error");
@@ -61,8 +68,8 @@ export function drawAsk(element, { series, key, live, answered }) {
     try {
       const made = await ask(series, key, question.value.trim(), answer.value.trim());
       told.textContent = `Answered after ${seconds(started)} s.`;
-      announce(`Answer: ${made.views.model ? made.views.model.text : answer.value}`);
       await answered(made);
+      announce(`Answer: ${(made.views.typed ?? made.views.model).text}`);
     } catch (error) {
       told.classList.add("error");
       told.textContent = error.message;

@@ -1,10 +1,11 @@
 // The case page: reads a case, puts its parts together, and says what changed.
 
 import { byId, fill, make } from "./dom.js";
-import { announce } from "./announce.js";
+import { announce, announceError } from "./announce.js";
+import { Choices } from "./choices.js";
 import { makeState } from "./state.js";
-import { readCase } from "./cases_api.js";
-import { promptAttention, readMaps, readPromptAttention, range, weightOf } from "./maps.js";
+import { caseAddress, readCase } from "./cases_api.js";
+import { promptAttention, readMaps, readPromptAttention, weightOf } from "./maps.js";
 import { PictureStage, stageElement } from "./picture_stage.js";
 import { makeLegend, overlayBar, topBar, windowBar } from "./picture_tools.js";
 import { CasePanel } from "./case_panel.js";
@@ -12,6 +13,7 @@ import { caseKeys, KEY_GROUPS, pictureActions } from "./case_keys.js";
 import { listen, makeHelp } from "./keys.js";
 import { positionsOf, shownMap } from "./shown_map.js";
 import { drawWarnings } from "./facts.js";
+import { isPadded, shareOnPadding } from "./overlay.js";
 import { draggedWindow, firstWindow } from "./window_level.js";
 import { percent, short } from "./numbers.js";
 
@@ -35,7 +37,7 @@ class CasePage {
       shared: false,
       patches: [],
       cursor: null,
-      colouredBy: "image_mass",
+      colouredBy: "usual",
       overlay: true,
       opacity: 0.55,
       colours: "inferno",
@@ -47,6 +49,7 @@ class CasePage {
       window: firstWindow(manifest.picture),
     });
     this.flip = (name) => this.state.set({ [name]: !this.state.get()[name] });
+    this.choices = new Choices(this);
     this.state.on((now, changed) => this.changed(now, changed));
   }
 
@@ -56,7 +59,7 @@ class CasePage {
     const element = stageElement("stage", "Picture");
     const { state, flip, manifest } = this;
     this.stage = new PictureStage(element, manifest, {
-      clicked: (patch) => patch !== null && this.togglePatch(patch),
+      clicked: (patch) => patch !== null && this.choices.togglePatch(patch),
       hovered: (patch) => this.hovered(patch),
       windowed: (dx, dy) => state.set({ window: draggedWindow(manifest.picture, state.get().window, dx, dy) }),
     });
@@ -69,6 +72,7 @@ class CasePage {
     this.legend = makeLegend();
     this.readout = make("p", { class: "readout soft" });
     this.regions = make("p", { class: "soft", id: "regions" });
+    this.padding = make("strong", { id: "padding" });
     const help = make("button", {
       type: "button",
       class: "tool words",
@@ -99,23 +103,29 @@ class CasePage {
     this.panel = new CasePanel(byId("panel"), this, {
       state: this.state,
       flip: this.flip,
-      act: {
-        press: (position, extend) => this.press(position, extend),
-        clearPatches: () => this.clearPatches(),
-        backToMethod: () => this.backToMethod(),
-        answered: (manifest) => this.open(manifest),
-      },
+      choices: this.choices,
+      answered: (manifest) => this.open(manifest),
     });
   }
 
-  /** Another case on the same picture: an answer of the live model. */
+  /** Another case on the same picture: an answer of the live model. It has an address of its own. */
   async open(manifest) {
-    this.manifest = manifest;
+    const { query } = this.manifest;
+    this.manifest = { ...manifest, query };
+    history.pushState(null, "", caseAddress(this.manifest));
+    document.title = `${manifest.question} · radvqa`;
+    const original = caseAddress({ ...this.manifest, key: manifest.asked_of });
+    fill(
+      byId("moves"),
+      byId("back"),
+      make("a", { id: "asked-of", href: original, text: "The case that this was asked about" }),
+    );
     this.read.clear();
     this.prompts.clear();
     const view = manifest.views.typed ? "typed" : Object.keys(manifest.views)[0];
     byId("question").textContent = manifest.question;
     this.drawPanel();
+    this.showRegions();
     const kept = manifest.views[view].maps.some((one) => one.method === this.state.get().method);
     const method = kept ? this.state.get().method : firstMethod(manifest, view);
     this.state.set({
@@ -126,9 +136,11 @@ class CasePage {
       head: null,
       contrast: false,
       patches: [],
-      colouredBy: "image_mass",
+      colouredBy: "usual",
+      outlines: manifest.outlines.length > 0,
     });
     await this.openView();
+    this.panel.toAnswer();
   }
 
   get maps() {
@@ -167,7 +179,8 @@ class CasePage {
     if (any("window", "invert")) this.stage.setWindow(now.window, now.invert);
     if (any("tool")) this.stage.viewer.tool = now.tool;
     if (any("view")) {
-      this.openView().then(() => announce(`Answer explained: ${this.manifest.views[now.view].text}`));
+      const words = `Answer explained: ${this.manifest.views[now.view].text}`;
+      this.openView().then(() => announce(words, { seen: false }));
       return;
     }
     if (!this.maps) return;
@@ -176,12 +189,13 @@ class CasePage {
       this.drawOver(now);
     if (any("tokens", "contrast", "patches", "colouredBy", "layer", "head")) this.showTokens(now);
     if (any("tokens", "layer", "head")) this.showMatrix(now);
-    if (any(...MAP_CHANGES)) announce(this.describe());
+    if (any(...MAP_CHANGES)) announce(this.describe(), { seen: false });
   }
 
   showMap(now) {
     this.shown = shownMap(now, this.maps);
     if (!this.shown.pending) this.panel.showMap(now, this.maps, this.shown);
+    this.tellPadding();
     this.drawOver(now);
     byId("stage").setAttribute("aria-label", `Picture. ${this.describe()}`);
   }
@@ -234,69 +248,18 @@ class CasePage {
     this.panel.showMatrix(now, this.maps, positionsOf(now, this.maps));
   }
 
+  /** Of a picture that was given a border: how much of the map lies there, where nothing can be seen. */
+  tellPadding() {
+    const { picture, grid } = this.manifest;
+    if (this.shown.pending || !isPadded(picture)) return;
+    const share = percent(shareOnPadding(this.shown.map, picture, ...grid));
+    this.padding.textContent = `Dotted: what the model sees. ${share} of this map lies on the added border.`;
+  }
+
   showRegions() {
     const names = this.manifest.outlines.map(({ label, asked }) => (asked ? `${label} (asked about)` : label));
-    this.regions.textContent = names.length ? `Regions: ${names.join(", ")}.` : "";
-    this.regions.append(" Hatched cells are sinks: they draw attention whatever is asked.");
-  }
-
-  /** Chooses a token; with `extend`, the phrase from the last chosen token to this one. */
-  press(position, extend) {
-    const { tokens } = this.state.get();
-    if (!extend || !tokens.length) {
-      this.anchor = position;
-      this.state.set({ tokens: tokens.length === 1 && tokens[0] === position ? [] : [position] });
-      return;
-    }
-    const anchor = this.anchor ?? tokens[0];
-    const [from, to] = [Math.min(anchor, position), Math.max(anchor, position)];
-    const answer = anchor >= this.maps.p;
-    const part = (k) => k >= this.maps.p === answer;
-    this.state.set({
-      tokens: range(to - from + 1)
-        .map((k) => from + k)
-        .filter(part),
-    });
-  }
-
-  /** Steps through the tokens of the answer; the whole answer stands before the first. */
-  stepToken(step) {
-    if (!this.maps) return;
-    const { p, T } = this.maps;
-    const { tokens } = this.state.get();
-    const place = tokens.length ? tokens.at(-1) : p - 1;
-    const next = place < p - 1 ? p : Math.min(T - 1, place + step);
-    this.anchor = next;
-    this.state.set({ tokens: next < p ? [] : [next] });
-  }
-
-  /** Steps through layers or heads; "all" stands before the first. */
-  stepCell(name, step) {
-    if (!this.maps) return;
-    const size = name === "layer" ? this.maps.L : this.maps.H;
-    const place = this.state.get()[name] ?? -1;
-    const next = Math.max(-1, Math.min(size - 1, place + step));
-    this.state.set({ [name]: next < 0 ? null : next });
-  }
-
-  togglePatch(patch) {
-    const { patches, colouredBy } = this.state.get();
-    const chosen = patches.includes(patch) ? patches.filter((one) => one !== patch) : [...patches, patch];
-    const about = colouredBy === "prompt" ? "prompt" : "patches";
-    this.state.set({ patches: chosen, colouredBy: chosen.length ? about : "image_mass" });
-    announce(`${chosen.length} ${chosen.length === 1 ? "patch" : "patches"} chosen`);
-  }
-
-  clearPatches() {
-    const { patches, colouredBy } = this.state.get();
-    if (!patches.length) return;
-    this.state.set({ patches: [], colouredBy: ["patches", "prompt"].includes(colouredBy) ? "image_mass" : colouredBy });
-    announce("No patch chosen");
-  }
-
-  backToMethod() {
-    const { tokens } = this.state.get();
-    this.state.set({ layer: null, head: null, tokens: tokens.every((k) => k >= this.maps.p) ? tokens : [] });
+    const named = names.length ? `Regions: ${names.join(", ")}. ` : "";
+    fill(this.regions, `${named}Hatched cells are sinks: they draw attention whatever is asked. `, this.padding);
   }
 
   hovered(patch) {
@@ -319,6 +282,7 @@ class CasePage {
   }
 
   failed(error) {
+    announceError(error);
     const element = make("ul", { class: "warnings", role: "alert" });
     drawWarnings(element, [error.message]);
     byId("panel").prepend(element);
@@ -331,7 +295,8 @@ function firstMethod({ views }, view) {
 }
 
 const root = byId("case");
-readCase(root.dataset.series, root.dataset.key).then(
+readCase(root.dataset.series, root.dataset.key, location.search).then(
   (manifest) => new CasePage(root, manifest).start(),
-  (error) => announce(`The case cannot be read: ${error.message}`),
+  (error) => announceError(new Error(`The case cannot be read: ${error.message}`)),
 );
+window.addEventListener("popstate", () => location.reload());

@@ -8,6 +8,13 @@ import { firstWindow, isHounsfield, PRESETS } from "./window_level.js";
 export const KEY_GROUPS = ["Picture", "Over the picture", "Map", "Cases"];
 
 const ZOOM = 1.25;
+const PAN = 80; // pixels of the screen
+const PANS = [
+  ["Shift+ArrowLeft", -PAN, 0],
+  ["Shift+ArrowRight", PAN, 0],
+  ["Shift+ArrowUp", 0, -PAN],
+  ["Shift+ArrowDown", 0, PAN],
+];
 const OPACITY_STEP = 0.1;
 
 /** What buttons and keys do to the picture. `page` has `state`, `stage`, `flip` and `manifest`. */
@@ -16,12 +23,16 @@ export function pictureActions(page) {
   const { viewer } = stage;
   const turned = (turn) => () => {
     turn();
-    announce(`Picture ${viewer.turned()}`);
+    announce(`Picture ${viewer.turned() || "not turned"}`, { seen: false });
   };
   return {
     zoomIn: () => viewer.zoom(ZOOM),
     zoomOut: () => viewer.zoom(1 / ZOOM),
     fit: () => viewer.fit(),
+    pan: (key) => {
+      const [, dx, dy] = PANS.find(([shifted]) => shifted === `Shift+${key}`);
+      viewer.pan(dx, dy);
+    },
     rotateLeft: turned(() => viewer.rotate(-90)),
     rotateRight: turned(() => viewer.rotate(90)),
     flipHorizontally: turned(() => viewer.flipHorizontally()),
@@ -77,7 +88,14 @@ export function pictureKeys(page) {
     one("Picture", ["h"], ["h"], "flip left and right", act.flipHorizontally),
     one("Picture", ["v"], ["v"], "flip up and down", act.flipVertically),
     one("Picture", ["i"], ["i"], "invert", act.invert),
-    one("Picture", [" "], ["space"], "reset the view", act.reset),
+    one(
+      "Picture",
+      PANS.map(([key]) => key),
+      ["Shift", "←", "→", "↑", "↓"],
+      "move over a zoomed picture",
+      (event) => act.pan(event.key),
+    ),
+    one("Picture", [" "], ["Space"], "reset the view", act.reset),
     one(
       "Picture",
       PRESETS.map(({ key }) => key),
@@ -119,13 +137,13 @@ export function caseKeys(page) {
       toggleCursor(page),
     ),
     one("Map", ["ArrowLeft"], ["←"], "token before; first the whole answer", (event) =>
-      atCursor(event, () => page.stepToken(-1)),
+      atCursor(event, () => page.choices.stepToken(-1)),
     ),
-    one("Map", ["ArrowRight"], ["→"], "next token", (event) => atCursor(event, () => page.stepToken(1))),
-    one("Map", ["ArrowUp"], ["↑"], "layer before", (event) => atCursor(event, () => page.stepCell("layer", -1))),
-    one("Map", ["ArrowDown"], ["↓"], "next layer", (event) => atCursor(event, () => page.stepCell("layer", 1))),
-    one("Map", [","], [","], "head before", () => page.stepCell("head", -1)),
-    one("Map", ["."], ["."], "next head", () => page.stepCell("head", 1)),
+    one("Map", ["ArrowRight"], ["→"], "next token", (event) => atCursor(event, () => page.choices.stepToken(1))),
+    one("Map", ["ArrowUp"], ["↑"], "layer before", (event) => atCursor(event, () => page.choices.stepCell("layer", -1))),
+    one("Map", ["ArrowDown"], ["↓"], "next layer", (event) => atCursor(event, () => page.choices.stepCell("layer", 1))),
+    one("Map", [","], [","], "head before", () => page.choices.stepCell("head", -1)),
+    one("Map", ["."], ["."], "next head", () => page.choices.stepCell("head", 1)),
     one("Map", ["s"], ["s"], "one scale for all", () =>
       act.flipAloud("shared", "One scale for all", "Each map on its own scale"),
     ),
@@ -137,11 +155,11 @@ export function caseKeys(page) {
       () => state.get().tokens.length && page.flip("contrast"),
     ),
     one("Map", ["Escape"], ["Esc"], "clear patches, then tokens, then layer and head", () => clearOne(page)),
-    one("Cases", ["PageDown"], ["PgDn"], "next case", () => follow("next")),
+    one("Cases", ["PageDown"], ["PgDn"], "next case", nextCase),
     one("Cases", ["Enter"], ["Enter"], "next case", (event) =>
-      state.get().cursor === null ? follow("next") : moveCursor(page, event.key),
+      state.get().cursor === null ? nextCase() : moveCursor(page, event.key),
     ),
-    one("Cases", ["PageUp"], ["PgUp"], "case before", () => follow("previous")),
+    one("Cases", ["PageUp"], ["PgUp"], "case before", () => follow("previous", "This is the first case")),
     one("Cases", ["x"], ["x"], "compare with the first other stage or model", () =>
       document.querySelector("#moves .other")?.click(),
     ),
@@ -149,17 +167,21 @@ export function caseKeys(page) {
   ];
 }
 
-function follow(id) {
+/** Follows the link of that id, or says why there is none. */
+export function follow(id, none) {
   const link = byId(id);
   if (link) link.click();
-  else announce(id === "next" ? "This is the last case" : "This is the first case");
+  else announce(none);
 }
+
+const nextCase = () => follow("next", "This is the last case");
 
 function toggleCursor(page) {
   const { state, stage } = page;
   const on = state.get().cursor === null;
   const middle = Math.floor(stage.rows / 2) * stage.columns + Math.floor(stage.columns / 2);
   state.set({ cursor: on ? middle : null });
+  if (on) stage.element.focus(); // a button that has the focus would take Enter and Space
   announce(on ? "Patch cursor on" : "Patch cursor off");
 }
 
@@ -168,21 +190,22 @@ function moveCursor(page, key) {
   const { rows, columns } = stage;
   const { cursor } = state.get();
   if (key === "Enter") {
-    page.togglePatch(cursor);
+    page.choices.togglePatch(cursor);
     return;
   }
   const [down, right] = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[key];
   const row = Math.max(0, Math.min(rows - 1, Math.floor(cursor / columns) + down));
   const column = Math.max(0, Math.min(columns - 1, (cursor % columns) + right));
   state.set({ cursor: row * columns + column });
+  stage.reveal(row * columns + column);
   page.hovered(row * columns + column);
-  announce(`Row ${row + 1}, column ${column + 1}`);
+  announce(`Row ${row + 1}, column ${column + 1}`, { seen: false });
 }
 
 function clearOne(page) {
   const { cursor, patches, tokens } = page.state.get();
   if (cursor !== null) toggleCursor(page);
-  else if (patches.length) page.clearPatches();
+  else if (patches.length) page.choices.clearPatches();
   else if (tokens.length) page.state.set({ tokens: [] });
   else page.state.set({ layer: null, head: null });
 }

@@ -2,19 +2,20 @@
 
 import { make, fill } from "./dom.js";
 import { choice, oneOf, pressed, toggle } from "./controls.js";
-import { decimals, nats, percent } from "./numbers.js";
-import { drawTokens, TOKEN_COLOURS, tokenNumbers } from "./tokens.js";
-import { drawFacts, drawWarnings, warningsOf } from "./facts.js";
+import { decimals, nats, percent, times } from "./numbers.js";
+import { drawTokens, TOKEN_COLOURS, tokenMeaning, tokenNumbers } from "./tokens.js";
+import { drawFacts, drawWarnings, sortedWarnings, warningsOf } from "./facts.js";
 import { Matrix } from "./matrix.js";
 import { drawAsk } from "./ask.js";
-import { othersOf, placeOf } from "./shown_map.js";
+import { othersOf, placeOf, rowInWords } from "./shown_map.js";
+import { caseAddress } from "./cases_api.js";
 
 export const VIEW_NAMES = { model: "Model's answer", reference: "Reference answer", typed: "Typed answer" };
 
-/** The panel of a case. `act`: `press(position, extend)`, `answered(case)`, `clearPatches()`. */
+/** The panel of a case. `choices`: see `Choices`; `answered(case)` is called with an answer of the live model. */
 export class CasePanel {
-  constructor(element, page, { state, flip, act }) {
-    Object.assign(this, { state, act, page });
+  constructor(element, page, { state, flip, choices, answered }) {
+    Object.assign(this, { element, state, choices, page });
     const { manifest } = page;
     const view = manifest.views[state.get().view];
     this.views = oneOf({
@@ -23,9 +24,11 @@ export class CasePanel {
       chosen: (name) => state.set({ view: name }),
       options: Object.keys(manifest.views).map((name) => ({ value: name, words: VIEW_NAMES[name] ?? name })),
     });
-    this.answer = make("p", { class: "answer" });
+    this.answer = make("p", { class: "answer", tabindex: "-1" });
     this.numbers = make("p", { class: "soft numbers" });
     this.warnings = make("ul", { class: "warnings", "aria-label": "Warnings" });
+    this.elsewhere = make("ul", { class: "warnings" });
+    this.folded = make("details", { class: "folded" }, make("summary", { text: "Warnings of other methods" }), this.elsewhere);
     this.question = make("div", { class: "tokens", role: "group", "aria-label": "Question, token by token" });
     this.answerTokens = make("div", { class: "tokens", role: "group", "aria-label": "Answer, token by token" });
     this.colouredBy = choice({
@@ -49,6 +52,7 @@ export class CasePanel {
       words: true,
       press: () => flip("contrast"),
     });
+    this.row = make("p", { class: "soft", id: "row-told" });
     this.patches = make("p", { class: "patches", role: "status" });
     this.method = choice({
       id: "method",
@@ -61,7 +65,7 @@ export class CasePanel {
     this.place = make("p", { class: "soft", id: "place" });
     this.grid = make("div", { class: "matrix-holder" });
     const asked = make("div", {});
-    drawAsk(asked, { series: manifest.series, key: manifest.key, live: manifest.live, answered: act.answered });
+    drawAsk(asked, { ...manifest, answered });
     fill(
       element,
       askedHere(manifest),
@@ -72,6 +76,7 @@ export class CasePanel {
         make("p", { class: "soft" }, make("span", { text: "Reference: " }), manifest.references.join(" · ") || "none"),
         this.numbers,
         this.warnings,
+        this.folded,
       ),
       block(
         "Tokens",
@@ -81,6 +86,7 @@ export class CasePanel {
         make("h3", { text: "Answer" }),
         this.answerTokens,
         make("div", { class: "row" }, this.whole, this.contrast),
+        this.row,
         this.patches,
       ),
       block("Map", this.method.element, this.line, this.facts),
@@ -100,11 +106,15 @@ export class CasePanel {
         ? null
         : make("span", { class: `mark ${view.correct ? "right" : "wrong"}`, text: view.correct ? "right" : "wrong" });
     fill(this.answer, make("span", { text: view.text || "(nothing)" }), mark);
-    this.numbers.textContent = [
-      `Probability ${percent(view.confidence)} per token`,
-      `log-probability ${decimals(view.logprob, 2)}`,
-      `with the image ${nats(view.reliance)}`,
-    ].join(" · ");
+    fill(
+      this.numbers,
+      make("span", {
+        text: `Probability ${percent(view.confidence)} per token`,
+        title: `log-probability of the answer: ${decimals(view.logprob, 2)} nats`,
+      }),
+      " · ",
+      make("span", { text: `${times(view.reliance)} times as probable with the image`, title: nats(view.reliance) }),
+    );
     const { t } = view.shape;
     this.whole.disabled = t < 1;
   }
@@ -114,13 +124,14 @@ export class CasePanel {
     const { tokens } = maps.view;
     const numbers = tokenNumbers(now.colouredBy, tokens, seen);
     const chosen = new Set(now.tokens);
-    const meaning = TOKEN_COLOURS[now.colouredBy].toLowerCase();
     const focused = document.activeElement?.dataset?.position;
     for (const [element, part] of [
       [this.question, "prompt"],
       [this.answerTokens, "answer"],
     ]) {
-      drawTokens(element, { tokens, part, numbers, chosen, meaning, press: this.act.press });
+      const meaning = tokenMeaning(now.colouredBy, part);
+      const press = (position, extend) => this.choices.press(position, extend);
+      drawTokens(element, { tokens, part, numbers, chosen, meaning, press });
     }
     if (focused !== undefined) this.token(focused)?.focus();
     this.colouredBy.select.value = now.colouredBy;
@@ -133,6 +144,12 @@ export class CasePanel {
     this.showPatches(now, maps);
   }
 
+  /** Brings the answer into sight, and the focus to it. */
+  toAnswer() {
+    this.element.scrollTop = 0;
+    this.answer.focus();
+  }
+
   token(position) {
     return this.question.parentElement.querySelector(`[data-position="${CSS.escape(position)}"]`);
   }
@@ -143,7 +160,10 @@ export class CasePanel {
       fill(this.patches, "Click patches of the picture to see which tokens attended to them.");
       return;
     }
-    const words = patchWords(now, count === 1 ? "the chosen patch" : `the ${count} chosen patches`);
+    const [, columns] = this.page.manifest.grid;
+    const [patch] = now.patches;
+    const place = `row ${Math.floor(patch / columns) + 1}, column ${(patch % columns) + 1}`;
+    const words = patchWords(now, count === 1 ? `the chosen patch (${place})` : `the ${count} chosen patches`);
     fill(
       this.patches,
       words,
@@ -153,7 +173,7 @@ export class CasePanel {
         class: "link",
         id: "clear-patches",
         text: "Clear patches (Esc)",
-        on: { click: this.act.clearPatches },
+        on: { click: () => this.choices.clearPatches() },
       }),
     );
     if (!maps.attention) this.patches.prepend("Reading the attention … ");
@@ -171,12 +191,19 @@ export class CasePanel {
             type: "button",
             class: "link",
             text: "Back to the method's map",
-            on: { click: this.act.backToMethod },
+            on: { click: () => this.choices.backToMethod() },
           })
         : null,
     );
     drawFacts(this.facts, shown.facts, relianceOf(now, maps));
-    drawWarnings(this.warnings, [...maps.view.warnings, ...warningsOf({ ...shown, view: maps.view })]);
+    this.row.textContent = rowInWords(now, maps);
+    this.row.hidden = !now.tokens.length;
+    const methods = this.page.manifest.methods.map(({ name }) => name);
+    const own = warningsOf({ ...shown, view: maps.view });
+    const sorted = sortedWarnings(maps.view.warnings, methods, shown.attention ? null : now.method, own);
+    drawWarnings(this.warnings, sorted.here);
+    drawWarnings(this.elsewhere, sorted.elsewhere);
+    this.folded.hidden = !sorted.elsewhere.length;
   }
 
   showMatrix(now, maps, positions) {
@@ -205,22 +232,22 @@ function patchWords(now, patches) {
 function relianceOf({ tokens }, maps) {
   const [first] = tokens;
   if (tokens.length === 1 && first >= maps.p) {
-    return { value: maps.view.tokens[first].reliance, meaning: "how much more probable this token is with the image" };
+    return { value: maps.view.tokens[first].reliance, meaning: "times as probable this token is with the image" };
   }
   if (tokens.length) return null;
-  return { value: maps.view.reliance, meaning: "how much more probable the answer is with the image" };
+  return { value: maps.view.reliance, meaning: "times as probable the answer is with the image" };
 }
 
 const block = (title, ...children) => make("section", { class: "block" }, make("h2", { text: title }), ...children);
 
-function askedHere({ asked_of: original, series }) {
+function askedHere({ asked_of: original, series, query }) {
   if (!original) return null;
   return make(
     "p",
     { class: "warning" },
-    "Asked on this page, kept until the server stops. ",
+    "Asked on this page; the last such questions are kept until the server stops. ",
     make("a", {
-      href: `/case/${encodeURIComponent(series)}/${encodeURIComponent(original)}`,
+      href: caseAddress({ series, key: original, query }),
       text: "Back to the case",
     }),
   );

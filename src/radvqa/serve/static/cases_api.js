@@ -21,9 +21,12 @@ async function got(address, options) {
 
 const at = (series, key) => `${encodeURIComponent(series)}/${encodeURIComponent(key)}`;
 
-/** The manifest of one case. */
-export async function readCase(series, key) {
-  return (await got(`/api/case/${at(series, key)}`)).json();
+/** The address of a case's page; `query` keeps the list that it was opened from. */
+export const caseAddress = ({ series, key, query = "" }) => `/case/${at(series, key)}${query}`;
+
+/** The manifest of one case. `query` names the list whose cases are its neighbours. */
+export async function readCase(series, key, query = "") {
+  return (await got(`/api/case/${at(series, key)}${query}`)).json();
 }
 
 /** The bytes of one view's array: `attention`, `scales`, `maps` or `image_to_prompt`. The browser keeps them. */
@@ -36,6 +39,11 @@ export async function readArray({ series, key, version }, view, name) {
 export function pictureAddress({ series, key, version }, window = null) {
   const query = new URLSearchParams({ v: version, ...(window && { center: window.center, width: window.width }) });
   return `/image/${at(series, key)}.png?${query}`;
+}
+
+/** What the live model is doing: a sentence. */
+export async function liveWords() {
+  return (await (await got("/api/live")).json()).words;
 }
 
 /** Asks the live model. Returns the manifest of a new, temporary case. */

@@ -1,23 +1,19 @@
 // Two explanations of one question side by side: one scale, one zoom, and the difference of their maps.
 
 import { byId, fill, make } from "./dom.js";
-import { announce } from "./announce.js";
+import { announce, announceError } from "./announce.js";
 import { makeState } from "./state.js";
 import { readCase } from "./cases_api.js";
 import { asShares, difference, rangeOfMap, weightOf } from "./maps.js";
 import { PictureStage, stageElement } from "./picture_stage.js";
 import { makeLegend, overlayBar, topBar, windowBar } from "./picture_tools.js";
-import { choice, pressed } from "./controls.js";
-import { CompareSide } from "./compare_side.js";
-import { pictureActions, pictureKeys } from "./case_keys.js";
+import { chosenBar, comparisonKeys, KEY_GROUPS, UNITS } from "./compare_bars.js";
+import { CompareSide, whatDiffers } from "./compare_side.js";
+import { pictureActions } from "./case_keys.js";
 import { listen, makeHelp } from "./keys.js";
 import { synchronise } from "./viewer.js";
 import { draggedWindow, firstWindow } from "./window_level.js";
-import { unitOf } from "./shown_map.js";
-import { VIEW_NAMES } from "./case_panel.js";
-
-const UNITS = { values: "values as they are", shares: "shares: each map sums to 1" };
-const KEY_GROUPS = ["Picture", "Over the picture", "Comparison"];
+import { hasNoUnit, unitOf } from "./shown_map.js";
 
 class ComparePage {
   constructor(a, b) {
@@ -26,7 +22,7 @@ class ComparePage {
     this.state = makeState({
       view: this.views[0],
       method: "",
-      unit: "values",
+      unit: null,
       swapped: false,
       tokens: { a: [], b: [] },
       overlay: true,
@@ -42,7 +38,8 @@ class ComparePage {
     this.flip = (name) => this.state.set({ [name]: !this.state.get()[name] });
     this.windowed = (dx, dy) => this.state.set({ window: draggedWindow(a.picture, this.state.get().window, dx, dy) });
     this.sides = [new CompareSide("a", a, this), new CompareSide("b", b, this)];
-    this.fits = a.grid.join() === b.grid.join();
+    this.unlike = whatDiffers(a, b);
+    this.fits = !this.unlike;
     this.state.on((now, changed) => this.changed(now, changed));
   }
 
@@ -60,7 +57,7 @@ class ComparePage {
     this.act = pictureActions(this);
     this.makeBars();
     synchronise(this.stages.map((stage) => stage.viewer));
-    const bindings = this.keys();
+    const bindings = comparisonKeys(this);
     this.help = makeHelp(bindings, KEY_GROUPS);
     listen(bindings);
     const opened = this.stages.map((stage) => stage.open());
@@ -80,42 +77,25 @@ class ComparePage {
     this.difference = { section, told, legend: makeLegend() };
     if (!this.fits) {
       element.remove();
-      told.textContent = "The image grids of the two models differ: there is no difference of their maps.";
+      told.textContent = `There is no difference of the maps: ${this.unlike}.`;
       return;
     }
     this.difference.stage = new PictureStage(element, this.manifest, { windowed: this.windowed });
-    element.append(make("div", { class: "stage-foot" }, this.difference.legend.element));
+    section.append(this.difference.legend.element);
   }
 
   makeBars() {
-    const { state, flip, manifest } = this;
-    this.view = choice({
-      id: "view",
-      name: "Answer",
-      options: this.views.map((name) => [name, VIEW_NAMES[name] ?? name]),
-      chosen: (view) => state.set({ view }),
-    });
-    this.method = choice({ id: "method", name: "Method", options: [], chosen: (method) => state.set({ method }) });
-    this.unit = choice({
-      id: "unit",
-      name: "Scale",
-      options: Object.entries(UNITS),
-      chosen: (unit) => state.set({ unit }),
-    });
-    this.swap = make("button", {
-      type: "button",
-      class: "tool words",
-      id: "swap",
-      text: "Swap A and B (x)",
-      on: { click: () => flip("swapped") },
-    });
-    this.whole = make("button", {
-      type: "button",
-      class: "tool words",
-      id: "whole-answer",
-      text: "Whole answers",
-      on: { click: () => state.set({ tokens: { a: [], b: [] } }) },
-    });
+    const outlined = this.sides.some((side) => side.manifest.outlines.length);
+    this.chosen = chosenBar(this);
+    const picture = windowBar(this.manifest.picture, this);
+    const over = overlayBar({ ...this, outlined, scale: false });
+    const tools = topBar(this);
+    const look = make(
+      "details",
+      { class: "look" },
+      make("summary", { class: "tool words", text: "Contrast and overlay" }),
+      make("div", { class: "look-bars" }, picture.element, over.element),
+    );
     const help = make("button", {
       type: "button",
       class: "tool words",
@@ -123,36 +103,8 @@ class ComparePage {
       text: "Keys (?)",
       on: { click: () => this.help.open() },
     });
-    const outlined = this.sides.some((side) => side.manifest.outlines.length);
-    this.bars = [topBar(this), windowBar(manifest.picture, this), overlayBar({ state, flip, outlined, scale: false })];
-    this.bars[0].element.append(help);
-    const chosen = make(
-      "div",
-      { class: "bar", role: "group", "aria-label": "What is compared" },
-      this.view.element,
-      this.method.element,
-      this.unit.element,
-      this.whole,
-      this.swap,
-    );
-    const [tools, window, over] = this.bars.map((bar) => bar.element);
-    byId("sides").before(chosen, make("div", { class: "bars" }, tools, window, over));
-  }
-
-  keys() {
-    const { state } = this;
-    const one = (keys, shown, does, act) => ({ group: "Comparison", keys, shown, does, act });
-    return [
-      ...pictureKeys(this),
-      one(["x"], ["x"], "swap A and B", () => this.flip("swapped")),
-      one(["s"], ["s"], "values, or shares that sum to 1", () =>
-        state.set({ unit: state.get().unit === "values" ? "shares" : "values" }),
-      ),
-      one(["ArrowLeft"], ["←"], "token before, of equal answers", () => this.stepToken(-1)),
-      one(["ArrowRight"], ["→"], "next token, of equal answers", () => this.stepToken(1)),
-      one(["Escape"], ["Esc"], "whole answers", () => state.set({ tokens: { a: [], b: [] } })),
-      one(["?"], ["?"], "this help", () => this.help.open()),
-    ];
+    this.bars = [this.chosen, tools, picture, over];
+    byId("sides").before(make("div", { class: "bars" }, this.chosen.element, tools.element, look, help));
   }
 
   async openView() {
@@ -161,7 +113,7 @@ class ComparePage {
     const [a, b] = this.sides.map((side) => side.maps.view.maps.map((one) => one.method));
     this.methods = a.filter((name) => b.includes(name));
     fill(
-      this.method.select,
+      this.chosen.method,
       ...this.methods.map((name) => make("option", { value: name, text: name.replaceAll("_", " ") })),
     );
     this.ready = true;
@@ -175,31 +127,30 @@ class ComparePage {
     for (const stage of this.stages) stage.viewer.tool = now.tool;
     if (changed.has("view")) {
       this.ready = false;
-      this.openView().catch((error) => announce(error.message));
+      this.openView().catch(announceError);
       return;
     }
     if (changed.has("swapped")) this.exchange();
     if (this.ready) this.show(now);
     if (changed.has("method") || changed.has("tokens") || changed.has("unit"))
-      announce(`Compared: ${now.method.replaceAll("_", " ")}, ${UNITS[now.unit]}`);
+      announce(`Compared: ${now.method.replaceAll("_", " ")}, ${UNITS[this.unitNow]}`, { seen: false });
   }
 
   exchange() {
     const [first, second] = this.order;
     byId("sides").prepend(first.section, second.section);
     announce(`A is now ${first.link.textContent}, B ${second.link.textContent}`);
+
   }
 
   show(now) {
     for (const bar of this.bars) bar.show(now);
-    [this.view.select.value, this.method.select.value, this.unit.select.value] = [now.view, now.method, now.unit];
-    pressed(this.whole, !now.tokens.a.length && !now.tokens.b.length);
-    pressed(this.swap, now.swapped);
     if (!now.method) return;
-    const maps = this.order.map((side) => side.map(now, now.tokens[side.name]));
+    const shares = this.unitNow === "shares";
+    const maps = this.order.map((side) => side.map({ ...now, shares }, now.tokens[side.name]));
     const ranges = maps.map(rangeOfMap);
     const scale = { low: Math.min(...ranges.map((one) => one.low)), high: Math.max(...ranges.map((one) => one.high)) };
-    const unit = now.unit === "shares" ? "share of the map per patch" : unitOf(now.method);
+    const unit = shares ? "share of the map per patch" : unitOf(now.method);
     this.order.forEach((side, i) => {
       side.describe("AB"[i], now, now.tokens[side.name]);
       this.draw(
@@ -229,7 +180,7 @@ class ComparePage {
       this.difference.legend,
       "A − B",
       map,
-      { low: -most, high: most, unit, colours: "berlin" },
+      { low: -most, high: most, unit, colours: "coolwarm" },
       now,
       [],
       this.manifest.outlines,
@@ -243,7 +194,7 @@ class ComparePage {
       map: now.overlay ? map : null,
       ...scale,
       smooth: now.smooth,
-      opacity: scale.colours === "berlin" ? Math.min(1, 1.5 * now.opacity) : now.opacity,
+      opacity: scale.colours === "coolwarm" ? Math.min(1, 1.5 * now.opacity) : now.opacity,
       outlines: now.outlines ? outlines : [],
       grid: now.grid,
       sinks: now.overlay ? sinks : [],
@@ -256,6 +207,12 @@ class ComparePage {
       `Picture with map ${title}. ` +
         `Highest in row ${Math.floor(at / stage.columns) + 1}, column ${(at % stage.columns) + 1}.`,
     );
+  }
+
+  /** The unit that was chosen; if none was, shares for methods whose numbers have no unit in common. */
+  get unitNow() {
+    const { unit, method } = this.state.get();
+    return unit ?? (hasNoUnit(method) ? "shares" : "values");
   }
 
   get equalAnswers() {
@@ -294,10 +251,10 @@ class ComparePage {
 }
 
 const root = byId("compare");
-const read = (address) => readCase(...address.split("/"));
+const read = (address) => readCase(...address.split("/"), location.search);
 Promise.all([read(root.dataset.a), read(root.dataset.b)])
   .then(([a, b]) => new ComparePage(a, b).start())
   .catch((error) => {
-    announce(error.message);
+    announceError(error);
     root.prepend(make("p", { class: "warning", role: "alert", text: error.message }));
   });

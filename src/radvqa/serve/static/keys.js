@@ -20,14 +20,15 @@ const MOVED_BY = "[type=range], [type=radio], [role=grid] button";
 export function listen(bindings) {
   const down = new Map();
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
+    if (isCommand(event) || event.defaultPrevented) return;
     if (document.querySelector("dialog[open]") || belongsElsewhere(event)) return;
-    const binding = bindings.find((one) => one.keys.includes(event.key));
+    const key = keyOf(event);
+    const binding = bindings.find((one) => one.keys.includes(key));
     if (!binding) return;
     event.preventDefault();
     if (binding.release) {
-      if (event.repeat || down.has(event.key)) return;
-      down.set(event.key, performance.now());
+      if (event.repeat || down.has(key)) return;
+      down.set(key, performance.now());
     }
     binding.act(event);
   });
@@ -37,8 +38,27 @@ export function listen(bindings) {
     down.delete(key);
     bindings.find((one) => one.keys.includes(key)).release(performance.now() - since > PEEK_MS);
   };
-  document.addEventListener("keyup", (event) => release(event.key));
+  document.addEventListener("keyup", (event) => release(keyOf(event)));
   window.addEventListener("blur", () => [...down.keys()].forEach(release));
+  leaveChosenLists();
+}
+
+/** The key as the table writes it, whether or not CapsLock is on: `o`, `Shift+ArrowLeft`. */
+function keyOf({ key, shiftKey }) {
+  if (key.length === 1) return key.toLowerCase();
+  return shiftKey && key.startsWith("Arrow") ? `Shift+${key}` : key;
+}
+
+/** Ctrl, Alt and Meta belong to the browser; AltGr, which some systems report as both, writes signs such as `[`. */
+const isCommand = (event) =>
+  (event.ctrlKey || event.metaKey || event.altKey) && !event.getModifierState("AltGraph");
+
+/** A list that was chosen from by pointer gives the keyboard back to the page. */
+function leaveChosenLists() {
+  let pointed = null;
+  document.addEventListener("pointerdown", ({ target }) => (pointed = target.closest?.("select") ?? null), true);
+  document.addEventListener("keydown", () => (pointed = null), true);
+  document.addEventListener("change", ({ target }) => target === pointed && target.blur());
 }
 
 function belongsElsewhere(event) {
@@ -46,7 +66,7 @@ function belongsElsewhere(event) {
   if (!(target instanceof Element)) return false;
   if (target.closest(TYPING)) return true;
   if (PRESSED_BY[event.key] && target.closest(PRESSED_BY[event.key])) return true;
-  return event.key.startsWith("Arrow") && Boolean(target.closest(MOVED_BY));
+  return event.key.startsWith("Arrow") && !event.shiftKey && Boolean(target.closest(MOVED_BY));
 }
 
 /** The help dialog of these bindings. `open()` shows it; the page gets the focus back when it closes. */

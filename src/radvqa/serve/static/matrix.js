@@ -109,7 +109,7 @@ export class Matrix {
     const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
     const step = steps[event.key];
     const from = event.target.dataset;
-    if (!step || from.layer === undefined || event.ctrlKey || event.altKey || event.metaKey) return;
+    if (!step || from.layer === undefined || event.ctrlKey || event.altKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
     event.stopPropagation();
     const layer = moved(from.layer === "" ? -1 : Number(from.layer), step[0], this.layers);

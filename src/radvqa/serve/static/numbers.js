@@ -17,6 +17,13 @@ export function nats(value) {
   return known(value) ? `${signed(value, 2)} nats` : UNDEFINED;
 }
 
+/** How many times as probable: the log-probability difference 0.18 → "1.2". */
+export function times(value) {
+  if (!known(value)) return UNDEFINED;
+  const factor = Math.exp(value);
+  return factor >= 1000 || factor < 0.01 ? short(factor) : String(Number(factor.toPrecision(2)));
+}
+
 /** A number with its sign: -0.5 → "−0.50". */
 export function signed(value, digits) {
   if (!known(value)) return UNDEFINED;

@@ -69,6 +69,7 @@ export function drawOverlay(canvas, toScreen, what) {
   const cells = compose(toScreen, gridToPicture(what.picture.frame, what.rows, what.columns));
   if (what.painted) drawMap(context, cells, what, ratio);
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
+  if (isPadded(what.picture)) drawFrame(context, cells, what);
   if (what.grid) drawGrid(context, cells, what);
   for (const [row, column] of what.sinks) hatch(context, cells, row, column);
   const labels = [];
@@ -103,6 +104,42 @@ function drawGrid(context, cells, { rows, columns }) {
   context.lineWidth = 1;
   context.setLineDash([]);
   context.stroke();
+}
+
+/** Whether the model sees more than the picture: a border was added to give it the shape the model wants. */
+export const isPadded = ({ width, height, frame: [x, y, wide, high] }) =>
+  x < -0.5 || y < -0.5 || x + wide > width + 0.5 || y + high > height + 0.5;
+
+/** How much of a map's positive part lies on the border that was added. */
+export function shareOnPadding(map, { width, height, frame: [x, y, wide, high] }, rows, columns) {
+  let [outside, total] = [0, 0];
+  const within = (from, size, end) => Math.max(0, Math.min(from + size, end) - Math.max(from, 0)) / size;
+  map.forEach((value, i) => {
+    const [row, column] = [Math.floor(i / columns), i % columns];
+    const across = within(x + (column * wide) / columns, wide / columns, width);
+    const down = within(y + (row * high) / rows, high / rows, height);
+    const weight = Math.max(0, value);
+    total += weight;
+    outside += weight * (1 - across * down);
+  });
+  return total > 0 ? outside / total : 0;
+}
+
+function drawFrame(context, cells, { rows, columns }) {
+  trace(
+    context,
+    [
+      [0, 0],
+      [columns, 0],
+      [columns, rows],
+      [0, rows],
+    ].map(([x, y]) => apply(cells, x, y)),
+  );
+  context.setLineDash([2, 4]);
+  context.strokeStyle = "rgba(255, 255, 255, .6)";
+  context.lineWidth = 1;
+  context.stroke();
+  context.setLineDash([]);
 }
 
 function line(context, from, to) {

@@ -1,11 +1,11 @@
 // The picture with what is drawn over it, as one part that the case and the compare page share.
 
 import { make } from "./dom.js";
-import { announce } from "./announce.js";
+import { announceError } from "./announce.js";
 import { Viewer } from "./viewer.js";
 import { drawOverlay, paintMap } from "./overlay.js";
 import { pictureAddress } from "./cases_api.js";
-import { firstWindow, isHounsfield, makeWindowFilter, windowLine } from "./window_level.js";
+import { firstWindow, isHounsfield, makeWindowFilter, sameWindow, wholeWindow, windowLine } from "./window_level.js";
 import { apply, gridToPicture, invert } from "./geometry.js";
 
 const SERVER_WINDOW_MS = 150; // a new window is asked of the server when the slider rests this long
@@ -33,6 +33,7 @@ export class PictureStage {
       cursor: null,
     };
     this.waiting = false;
+    this.badge = make("p", { class: "turned", hidden: true });
     this.viewer = new Viewer(element, this.picture, {
       moved: () => this.redraw(),
       clicked: (point) => clicked(this.patchAt(point)),
@@ -42,6 +43,7 @@ export class PictureStage {
     this.shownWindow = firstWindow(this.picture);
     this.wanted = this.shownWindow;
     this.inverted = false;
+    element.append(this.badge);
   }
 
   /** Shows the picture for the first time; then the placeholder of the page goes. */
@@ -70,13 +72,13 @@ export class PictureStage {
     clearTimeout(this.timer);
     if (isHounsfield(this.picture))
       this.timer = setTimeout(
-        () => this.fetchWindow(window).catch((error) => announce(error.message)),
+        () => this.fetchWindow(wholeWindow(window)).catch(announceError),
         SERVER_WINDOW_MS,
       );
   }
 
   async fetchWindow(window) {
-    if (window.center === this.shownWindow.center && window.width === this.shownWindow.width) return;
+    if (sameWindow(window, this.shownWindow)) return;
     if (!(await this.viewer.show(this.address(window)))) return;
     this.shownWindow = window;
     this.applyWindow();
@@ -87,6 +89,21 @@ export class PictureStage {
     const same = Math.abs(line.slope - 1) < 1e-6 && Math.abs(line.intercept) < 1e-6;
     this.filter.set(line);
     this.viewer.setFilter(same ? "none" : this.filter.css);
+  }
+
+  /** A picture that is turned or flipped says so: left and right matter. */
+  tellTurned() {
+    const words = this.viewer.turned();
+    if (words === this.badge.textContent) return;
+    this.badge.textContent = words;
+    this.badge.hidden = !words;
+  }
+
+  /** Moves a patch into sight. */
+  reveal(patch) {
+    const [row, column] = [Math.floor(patch / this.columns), patch % this.columns];
+    const place = apply(gridToPicture(this.picture.frame, this.rows, this.columns), column + 0.5, row + 0.5);
+    this.viewer.reveal(place.x, place.y);
   }
 
   /** What is drawn from now on; `map` with `low`, `high` and `colours` is painted, null hides it. */
@@ -111,6 +128,7 @@ export class PictureStage {
     this.waiting = true;
     requestAnimationFrame(() => {
       this.waiting = false;
+      this.tellTurned();
       drawOverlay(this.viewer.canvas, this.viewer.toScreen(), {
         ...this.drawn,
         picture: this.picture,

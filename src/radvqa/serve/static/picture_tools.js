@@ -3,7 +3,7 @@
 import { make } from "./dom.js";
 import { action, choice, group, oneOf, pressed, slider, toggle } from "./controls.js";
 import { COLOUR_MAPS, colourTable } from "./colour_maps.js";
-import { isHounsfield, PRESETS, windowLimits } from "./window_level.js";
+import { isHounsfield, PRESETS, sameWindow, windowLimits, windowOf } from "./window_level.js";
 import { short } from "./numbers.js";
 
 /** The bar above the picture. */
@@ -65,9 +65,17 @@ export function topBar({ state, act }) {
 export function windowBar(picture, { state, act }) {
   const real = isHounsfield(picture);
   const title = real ? "Window (HU)" : `Contrast (${picture.bits}-bit picture)`;
-  const change = (changes) => state.set({ window: { ...state.get().window, ...changes } });
+  const change = (changes) => state.set({ window: { ...windowOf(state.get().window), ...changes } });
   const sliders = real ? windowSliders(picture, change) : contrastSliders(change);
-  const presets = real ? group("Windows", ...PRESETS.map((one) => presetButton(one, act))) : null;
+  const stored = make("button", {
+    type: "button",
+    class: "tool words",
+    id: "stored",
+    title: "The stored picture, as the model saw it (key space resets to it)",
+    text: "as the model saw it",
+    on: { click: () => state.set({ window: null }) },
+  });
+  const presets = real ? group("Windows", stored, ...PRESETS.map((one) => presetButton(one, act))) : "";
   const element = make(
     "div",
     { class: "bar", role: "group", "aria-label": title },
@@ -77,9 +85,10 @@ export function windowBar(picture, { state, act }) {
   );
   const show = ({ window }) => {
     for (const one of sliders) one.showWindow(window);
+    pressed(stored, window === null);
     for (const button of element.querySelectorAll("[data-preset]")) {
       const preset = PRESETS.find((one) => one.key === button.dataset.preset);
-      pressed(button, preset.center === window.center && preset.width === window.width);
+      pressed(button, sameWindow(preset, window));
     }
   };
   return { element, show };
@@ -104,7 +113,8 @@ function windowSliders(picture, change) {
       ...limits[part],
       moved: (value) => change({ [part]: value }),
     });
-    return { ...one, showWindow: (window) => one.show(window[part], `${window[part]} HU`) };
+    const words = (window) => (window ? `${Math.round(window[part])} HU` : "as stored");
+    return { ...one, showWindow: (window) => one.show(windowOf(window)[part], words(window)) };
   });
 }
 
@@ -158,7 +168,7 @@ export function overlayBar({ state, flip, outlined, scale = true }) {
     name: "Colours",
     key: "c",
     hidden: true,
-    options: COLOUR_MAPS.map((name) => [name, name === "hot" ? "hot (clear)" : name]),
+    options: COLOUR_MAPS.map((name) => [name, name]),
     chosen: (value) => state.set({ colours: value }),
   });
   const smooth = toggle({

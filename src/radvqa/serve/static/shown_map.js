@@ -1,7 +1,7 @@
 // Which map is on the screen: from what was chosen to a map with its range, facts and name. No elements here.
 
 import { flatness, meanMap, positivePart, range, rangeOfMap } from "./maps.js";
-import { tokenText } from "./tokens.js";
+import { phraseOf } from "./tokens.js";
 
 /**
  * The map that the state asks for, or `{pending: true}` while its attention is still on the way.
@@ -72,17 +72,37 @@ function fromMethod(state, maps) {
   return { map: all, low, high, unit, facts };
 }
 
+/**
+ * Whose row the chosen tokens' map is, in words; empty for the whole answer. A word of the question is a position of
+ * its own and has what it attends to; a word of the answer is shown as it came about.
+ */
+export function rowInWords({ tokens, layer, head, method }, maps) {
+  if (!tokens.length) return "";
+  const words = `“${phraseOf([...tokens].sort((a, b) => a - b).map((position) => maps.view.tokens[position]))}”`;
+  const [these, were] = tokens.length > 1 ? ["these words", "were"] : ["this word", "was"];
+  if (tokens[0] < maps.p) return `${words}: what ${these} ${tokens.length > 1 ? "attend" : "attends"} to.`;
+  const attention = layer !== null || head !== null || unitOf(method) === SHARE;
+  return attention
+    ? `${words}: the attention under which ${these} ${were} predicted.`
+    : `${words}: what the probability of ${these} reacts to.`;
+}
+
+const SHARE = "share of attention per patch";
+
+/** Whether maps of two models have no unit in common, so that only shares can be compared. */
+export const hasNoUnit = (method) => ["attention_gradient", "chefer", "grad_cam"].includes(method);
+
 /** What the numbers of a method are. */
 export function unitOf(method) {
   if (method.endsWith("occlusion")) return "loss of log-probability, nats";
-  if (["attention_gradient", "chefer", "grad_cam"].includes(method)) return "relevance, no unit";
+  if (hasNoUnit(method)) return "relevance, no unit";
   if (method === "relative") return "times the generic question's";
-  return "share of attention per patch";
+  return SHARE;
 }
 
 function titleOf(state, maps, attention) {
-  const tokens = state.tokens.map((position) => tokenText(maps.view.tokens[position]));
-  const what = tokens.length ? `“${tokens.join(" ")}”` : "the whole answer";
+  const tokens = [...state.tokens].sort((a, b) => a - b).map((position) => maps.view.tokens[position]);
+  const what = tokens.length ? `“${phraseOf(tokens)}”` : "the whole answer";
   const against = state.contrast && othersOf(state, maps).length ? " against the other words" : "";
   return `${what}${against}: ${attention ? placeOf(state) : state.method}`;
 }

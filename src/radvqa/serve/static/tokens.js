@@ -1,12 +1,13 @@
 // Question and answer as tokens that can be pressed. Each has its number below it: colour is never alone.
 
 import { make, fill } from "./dom.js";
-import { percent, signed } from "./numbers.js";
+import { nats, percent, times } from "./numbers.js";
 
 /** What the colour of tokens may tell, with its words. */
 export const TOKEN_COLOURS = {
+  usual: "On the image; answer: reliance",
   image_mass: "Share of attention on the image",
-  reliance: "Reliance on the image (answer only)",
+  reliance: "Reliance: times as probable with the image (answer)",
   patches: "Attention on the chosen patches",
   prompt: "Attention of the chosen patches on the question",
 };
@@ -18,14 +19,34 @@ export function tokenText(token) {
   return text.trim() || "␣";
 }
 
+/** What the number of a token is, in words; `usual` tells different things of question and answer. */
+export function tokenMeaning(colouredBy, part) {
+  if (colouredBy !== "usual") return TOKEN_COLOURS[colouredBy].toLowerCase();
+  return TOKEN_COLOURS[part === "answer" ? "reliance" : "image_mass"].toLowerCase();
+}
+
+/** The words of some tokens as they stand in the text. */
+export function phraseOf(tokens) {
+  const joined = tokens.reduce((text, token, i) => {
+    const piece = token.part === "bos" ? "⟨start⟩" : token.text.replaceAll("\u2581", " ");
+    const apart = i && token.word !== tokens[i - 1].word && /\w$/.test(text) && /^\w/.test(piece);
+    return text + (apart ? " " : "") + piece;
+  }, "");
+  return joined.trim().replaceAll("\n", "↵") || "␣";
+}
+
 /**
- * Numbers and colours of tokens: `values` per token or null, `shown` their text, `strength` -1 … 1.
+ * Numbers and colours of tokens: `shown` their text, `strength` -1 … 1, `detail` what a tooltip adds.
  * Image mass and patches are scaled by their largest value: what counts is which token has more.
  */
 export function tokenNumbers(colouredBy, tokens, { onPatches, fromPatches }) {
+  if (colouredBy === "usual") {
+    const [question, answer] = ["image_mass", "reliance"].map((one) => tokenNumbers(one, tokens, {}));
+    return tokens.map(({ part }, k) => (part === "answer" ? answer[k] : question[k]));
+  }
   if (colouredBy === "reliance") {
     const values = tokens.map((token) => token.reliance ?? null);
-    return scaled(values, (value) => signed(value, 2));
+    return scaled(values, (value) => `×${times(value)}`, nats);
   }
   if (colouredBy === "patches")
     return scaled(
@@ -44,11 +65,12 @@ export function tokenNumbers(colouredBy, tokens, { onPatches, fromPatches }) {
   );
 }
 
-function scaled(values, words) {
+function scaled(values, words, details = () => null) {
   const largest = Math.max(...values.filter((value) => value !== null).map(Math.abs), 1e-12);
   return values.map((value) => ({
     shown: value === null ? "–" : words(value),
     strength: value === null ? 0 : value / largest,
+    detail: value === null ? null : details(value),
   }));
 }
 
@@ -58,7 +80,7 @@ export function tokenColour(strength) {
   return `rgba(${r}, ${g}, ${b}, ${Math.min(1, Math.abs(strength)).toFixed(3)})`;
 }
 
-/** The strip of one part. `chosen` holds token positions; `press(position, extend)` is called by click and key. */
+/** The strip of one part. `chosen` holds token positions; click and key call `press(position, extend)`. */
 export function drawTokens(element, { tokens, part, numbers, chosen, press, meaning }) {
   const words = [];
   tokens.forEach((token, position) => {
@@ -72,7 +94,7 @@ export function drawTokens(element, { tokens, part, numbers, chosen, press, mean
 
   function chip(position) {
     const token = tokens[position];
-    const { shown, strength } = numbers[position];
+    const { shown, strength, detail } = numbers[position];
     const button = make(
       "button",
       {
@@ -80,6 +102,7 @@ export function drawTokens(element, { tokens, part, numbers, chosen, press, mean
         class: "token",
         "aria-pressed": String(chosen.has(position)),
         "aria-label": `${tokenText(token)}: ${meaning} ${shown}`,
+        title: detail,
         data: { position: String(position) },
         on: { click: (event) => press(position, event.shiftKey) },
       },

@@ -4,12 +4,13 @@ import { apply, fromPoints, invert } from "./geometry.js";
 import { make } from "./dom.js";
 
 const WHEEL = 1.2;
+const EDGE = 40; // pixels of the screen that a revealed point keeps from the edge
 
 /**
  * A viewer inside `stage`.
  *
- * Calls `moved()` when the canvas must be drawn again, `clicked(point, event)` and `hovered(point or null)` with a
- * point in pixels of the picture, and `windowed(dx, dy)` when a drag is to change window and level.
+ * Calls `moved()` when the canvas must be drawn again, `clicked(point)` and `hovered(point or null)` with a point
+ * in pixels of the picture, and `windowed(dx, dy)` when a drag is to change window and level.
  */
 export class Viewer {
   constructor(stage, picture, { moved, clicked, hovered, windowed }) {
@@ -27,7 +28,7 @@ export class Viewer {
       showNavigationControl: false,
       tabIndex: -1,
       animationTime: reducedMotion() ? 0 : 0.25,
-      minZoomImageRatio: 0.5,
+      minZoomImageRatio: 0.3,
       maxZoomPixelRatio: 24,
       zoomPerScroll: WHEEL,
       visibilityRatio: 0.2,
@@ -41,7 +42,8 @@ export class Viewer {
     this.osd.addHandler("update-viewport", () => moved());
     this.osd.addHandler("resize", () => window.requestAnimationFrame(() => moved()));
     this.osd.addHandler("canvas-click", (event) => {
-      if (event.quick) clicked(this.pointAt(event.position), event.originalEvent);
+      // The position that OpenSeadragon tells is mirrored on a flipped picture; the pointer's own is not.
+      if (event.quick) clicked(this.pointAt(this.within(event.originalEvent)));
     });
     this.osd.addHandler("canvas-drag", (event) => this.dragged(event, windowed));
     this.seen.addEventListener("pointermove", (event) => hovered(this.pointAt(this.within(event))));
@@ -68,9 +70,9 @@ export class Viewer {
 
   /** Keeps a loaded picture alone if it is still wanted, or else takes it away. */
   settle(item, wanted) {
-    const { world, viewport } = this.osd;
+    const { world } = this.osd;
     const all = Array.from({ length: world.getItemCount() }, (_, i) => world.getItemAt(i));
-    if (wanted && all.length === 1) viewport.goHome(true);
+    if (wanted && all.length === 1) this.fit(true);
     for (const one of wanted ? all.filter((other) => other !== item) : [item]) world.removeItem(one);
     this.moved();
     return wanted;
@@ -131,8 +133,30 @@ export class Viewer {
     this.osd.viewport.zoomBy(factor).applyConstraints();
   }
 
-  fit() {
-    this.osd.viewport.goHome();
+  /** All of the picture, and of the frame that the model sees where that is larger. */
+  fit(atOnce = false) {
+    const { width, height, frame } = this.picture;
+    const [x, y, wide, high] = frame;
+    const [left, top] = [Math.min(0, x), Math.min(0, y)];
+    const [right, bottom] = [Math.max(width, x + wide), Math.max(height, y + high)];
+    const parts = [left, top, right - left, bottom - top].map((part) => part / width);
+    this.osd.viewport.fitBounds(new window.OpenSeadragon.Rect(...parts), atOnce);
+  }
+
+  /** Moves what is seen by pixels of the screen: right and down are positive. */
+  pan(dx, dy) {
+    const { viewport } = this.osd;
+    const delta = new window.OpenSeadragon.Point(viewport.getFlip() ? -dx : dx, dy);
+    viewport.panBy(viewport.deltaPointsFromPixels(delta)).applyConstraints();
+  }
+
+  /** Moves a point of the picture into sight if it is outside or near the edge. */
+  reveal(x, y) {
+    const at = apply(this.toScreen(), x, y);
+    const size = this.osd.viewport.getContainerSize();
+    const past = (place, end) => Math.min(0, place - EDGE) + Math.max(0, place - (end - EDGE));
+    const [dx, dy] = [past(at.x, size.x), past(at.y, size.y)];
+    if (dx || dy) this.pan(dx, dy);
   }
 
   rotate(degrees) {
@@ -152,13 +176,15 @@ export class Viewer {
   reset() {
     this.osd.viewport.setFlip(false);
     this.osd.viewport.setRotation(0, true);
-    this.osd.viewport.goHome(true);
+    this.fit(true);
   }
 
-  /** How the picture is turned, in words. */
+  /** How the picture is turned, in words; empty if it is as it was stored. */
   turned() {
     const degrees = ((Math.round(this.osd.viewport.getRotation()) % 360) + 360) % 360;
-    return `${degrees ? `turned by ${degrees}°` : "not turned"}${this.osd.viewport.getFlip() ? ", flipped" : ""}`;
+    if (!this.osd.viewport.getFlip()) return degrees ? `turned by ${degrees}°` : "";
+    if (degrees === 180) return "flipped up and down";
+    return `${degrees ? `turned by ${degrees}°, then ` : ""}flipped left and right`;
   }
 
   /** A CSS filter on the picture alone. */

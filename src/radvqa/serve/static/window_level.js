@@ -14,10 +14,21 @@ export const PRESETS = [
 
 export const isHounsfield = (picture) => picture.unit === "HU";
 
-/** The window a picture starts with. Of 8 bits: percent of the full range, which leaves it as it is. */
-export function firstWindow(picture) {
-  return isHounsfield(picture) ? { center: PRESETS[0].center, width: PRESETS[0].width } : { center: 50, width: 100 };
-}
+/**
+ * The window a picture starts with. Of Hounsfield units it is null: the stored picture, as the model saw it, whose
+ * window is not known. Of 8 bits: percent of the full range, which leaves it as it is.
+ */
+export const firstWindow = (picture) => (isHounsfield(picture) ? null : { center: 50, width: 100 });
+
+/** The window from which sliders and drags start. */
+export const windowOf = (window) => window ?? { center: PRESETS[0].center, width: PRESETS[0].width };
+
+/** Whether two windows are the same. */
+export const sameWindow = (one, other) => one?.center === other?.center && one?.width === other?.width;
+
+/** The window that the server is asked for: whole Hounsfield units. */
+export const wholeWindow = (window) =>
+  window && { center: Math.round(window.center), width: Math.max(1, Math.round(window.width)) };
 
 /** What the sliders may take. */
 export function windowLimits(picture) {
@@ -26,26 +37,28 @@ export function windowLimits(picture) {
     : { center: { min: 0, max: 100, step: 1 }, width: { min: 10, max: 200, step: 1 } };
 }
 
-/** A window moved by a drag: right is wider, down is lower. */
+/** A window moved by a drag: right is wider, down is lower. Not rounded, since a slow drag moves it by small parts. */
 export function draggedWindow(picture, window, dx, dy) {
   const { center, width } = windowLimits(picture);
+  const from = windowOf(window);
   const pixel = (limits) => (limits.max - limits.min) / 500;
   return {
-    center: held(window.center + dy * pixel(center), center),
-    width: held(window.width + dx * pixel(width), width),
+    center: held(from.center + dy * pixel(center), center),
+    width: held(from.width + dx * pixel(width), width),
   };
 }
 
-const held = (value, { min, max, step }) => Math.max(min, Math.min(max, Math.round(value / step) * step));
+const held = (value, { min, max }) => Math.max(min, Math.min(max, value));
 
 /**
  * Slope and intercept that turn what is shown in one window (0 … 1) into another window, inverted or not.
- * Both windows are in the same unit.
+ * Both windows are in the same unit. From or to the stored picture (null) there is no line: it stays as it is.
  */
 export function windowLine(shown, wanted, invert) {
-  const slope = shown.width / wanted.width;
+  const known = shown && wanted;
+  const slope = known ? shown.width / wanted.width : 1;
   const low = (one) => one.center - one.width / 2;
-  const intercept = (low(shown) - low(wanted)) / wanted.width;
+  const intercept = known ? (low(shown) - low(wanted)) / wanted.width : 0;
   return invert ? { slope: -slope, intercept: 1 - intercept } : { slope, intercept };
 }
 

@@ -109,6 +109,9 @@ class DecisionFile:
     def append(self, decision: Decision) -> Decision:
         """The decision as it was written: with its sequence and the time. It is on the disk when this returns.
 
+        What equals the reader's last decision in all else is that one, sent again because the answer to it was lost: no
+        new line is written.
+
         Raises:
             DataError: the decision is incomplete or contradicts itself, or an earlier line is no valid decision.
             RunError: the disk is full or the folder cannot be written; the file is then as it was.
@@ -116,9 +119,13 @@ class DecisionFile:
         if fault := decision_fault(decision):
             raise DataError("this is not a whole decision", where=decision.sample_id, got=fault, fix="decide again")
         with self._locked() as descriptor:
-            length, last = self._cut_unfinished(descriptor)
+            length, earlier = self._cut_unfinished(descriptor)
+            own = next((one for one in reversed(earlier) if one.reader == decision.reader), None)
+            if own is not None and replace(own, sequence=decision.sequence, time=decision.time) == decision:
+                os.fsync(descriptor)  # what wrote it may have been killed before its own
+                return own
             now = datetime.now(UTC).replace(microsecond=0)
-            written = replace(decision, sequence=last + 1, time=now)
+            written = replace(decision, sequence=len(earlier) + 1, time=now)
             values = asdict(written) | {"time": now.isoformat()}
             try:
                 _write_all(descriptor, json.dumps(values, ensure_ascii=True).encode() + b"\n")
@@ -163,8 +170,8 @@ class DecisionFile:
                 fix="free some space or mend the folder's permissions; every decision saved before is intact",
             ) from error
 
-    def _cut_unfinished(self, descriptor: int) -> tuple[int, int]:
-        """Length of the file and its last sequence, after half a line at its end was removed."""
+    def _cut_unfinished(self, descriptor: int) -> tuple[int, list[Decision]]:
+        """Length of the file and what stands in it, after half a line at its end was removed."""
         with os.fdopen(os.dup(descriptor), "rb") as file:
             file.seek(0)
             content = file.read()
@@ -172,7 +179,7 @@ class DecisionFile:
         if length < len(content):
             os.ftruncate(descriptor, length)
             self.cut += 1
-        return length, sum(1 for _ in _parsed(content, self.path))
+        return length, list(_parsed(content, self.path))
 
 
 def standing(decisions: Iterable[Decision]) -> Mapping[str, Mapping[str, Decision]]:
