@@ -14,9 +14,12 @@ from radvqa.cli.explain import CASES
 from radvqa.cli.map_options import map_settings
 from radvqa.explain.bundle import CaseLine, MapFacts
 from radvqa.explain.bundle_files import case_key
+from radvqa.explain.evaluation import localisation_table
 from radvqa.explain.map_settings import MapSettings
+from radvqa.explain.measured import METRICS, Scored
+from radvqa.pipeline import saliency_evaluation
 from radvqa.recipe import parse_recipe
-from radvqa.records import write_records
+from radvqa.records import write_json, write_records
 from radvqa.run.folder import RunFolder
 
 
@@ -80,6 +83,50 @@ def test_an_unknown_method_is_refused_before_a_model_is_opened(run: RunFolder) -
     assert result.exit_code == 2
     assert "grad-cam" in result.stderr
     assert "grad_cam" in result.stderr
+
+
+def test_an_evaluation_is_told_with_its_counts_and_limits(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scores(number: int) -> dict[str, dict[str, float | None]]:
+        found: dict[str, dict[str, float | None]] = {
+            name: dict.fromkeys(METRICS, 0.25 + number / 100) for name in ("raw", "chance", "label_prior")
+        }
+        return found | ({"pixel_occlusion": dict.fromkeys(METRICS, 0.5)} if number < 2 else {})
+
+    cases = [
+        Scored(
+            sample_id=str(number),
+            image_id=str(number),
+            area=0.1,
+            reliance=0.0 if number < 3 else 1.0,
+            scores=scores(number),
+            excluded={"raw": "constant_map"} if number == 4 else {},
+            specificity={"raw": 0.4 if number < 2 else None},
+            faithfulness={"raw": {"gap_over_random": 0.125}} if number == 0 else {},
+        )
+        for number in range(6)
+    ]
+    methods, priors = ("raw", "pixel_occlusion"), ("chance", "label_prior")
+    found = {
+        "dataset": "phantom",
+        "split": "val",
+        "methods": dict.fromkeys(methods, ""),
+        "left_out": {"are beyond the limit": 4},
+        "table": localisation_table(cases, methods=methods, priors=priors, resamples=20),
+        "sanity": None,
+    }
+    page = run.file("explain/evaluation/localisation.html")
+    write_json(page.with_suffix(".json"), found)
+    monkeypatch.setattr(saliency_evaluation, "evaluate_saliency", lambda folder, wanted, *, progress: page)
+    result = call("evaluate", str(run.path), "--methods", "raw,pixel_occlusion")
+    assert result.exit_code == 0, result.stderr
+    lines = {line.split()[0]: " ".join(line.split()) for line in result.stdout.splitlines() if line}
+    assert "0.40 (n 2) 0.12 (n 1)" in lines["raw"]
+    assert lines["raw"].startswith("raw 6 27.50")
+    assert lines["raw"].endswith("1 constant map")
+    assert lines["pixel_occlusion"].startswith("pixel_occlusion 2 50.00")
+    assert "4 questions are beyond the limit" in result.stdout
+    assert "In 50.0 % of the answers" in result.stdout
+    assert "The sanity checks were not done." in result.stdout
 
 
 def test_failures_need_explained_cases(run: RunFolder) -> None:

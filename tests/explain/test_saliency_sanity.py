@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from radvqa.data.image_store import ImageStore
+from radvqa.explain import sanity
 from radvqa.explain.sanity import (
     Checked,
     Likeness,
@@ -52,10 +53,10 @@ def test_a_planted_map_that_never_asks_the_model_is_flagged(per_question: Vlm, c
     found = weight_randomisation(per_question, compute, original=original, language_blocks=2, seed=5)
     assert list(found["blind"]) == [block.name for block in blocks(per_question, language_blocks=2)]
     nothing = {name: likeness(grid, -grid) for name, grid in original.items()}
-    sanity = summary_of([Checked(blocks=found, wrong_question=nothing, wrong_image=nothing)])
-    assert sanity["methods"]["blind"]["survives_weights"] is True
-    assert sanity["methods"]["model"]["survives_weights"] is False
-    assert sanity["methods"]["blind"]["survives_image"] is False
+    methods = summary_of([Checked(blocks=found, wrong_question=nothing, wrong_image=nothing)])["methods"]
+    assert methods["blind"]["survives_weights"] is True
+    assert methods["model"]["survives_weights"] is False
+    assert methods["blind"]["survives_image"] is False
     # The picture's tokens do not pass the decoder.
     assert found["model"][blocks(per_question, language_blocks=2)[1].name].spearman == pytest.approx(1.0)
 
@@ -84,6 +85,40 @@ def test_weights_are_put_back_after_a_failure(per_question: Vlm) -> None:
     with pytest.raises(KeyboardInterrupt):
         weight_randomisation(per_question, fail, original={"raw": np.eye(4)}, seed=0)
     assert changed(per_question, before) == set()
+
+
+def test_weights_are_put_back_after_an_interrupt_in_the_middle_of_one(
+    per_question: Vlm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = weights_of(per_question)
+
+    def half_done(weight: torch.nn.Parameter, key: int) -> None:
+        with torch.no_grad():
+            weight.view(-1)[: weight.numel() // 2 + 1] += 1
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sanity, "_shuffle", half_done)
+    with pytest.raises(KeyboardInterrupt), cascade(blocks(per_question), seed=0) as randomise_next:
+        randomise_next()
+    assert changed(per_question, before) == set()
+
+
+def test_a_check_without_any_defined_likeness_is_no_pass() -> None:
+    nothing = Likeness(math.nan, math.nan)
+    found = summary_of(
+        [
+            Checked(blocks={"a": {"all": nothing}}, wrong_question={"a": nothing}, wrong_image={"a": nothing}),
+            Checked(
+                blocks={"a": {"all": nothing}, "b": {"all": Likeness(0.1, 0.1)}},
+                wrong_question={"a": nothing, "b": nothing},
+                wrong_image={"a": nothing, "b": Likeness(0.2, 0.1)},
+            ),
+        ]
+    )
+    a, b = found["methods"]["a"], found["methods"]["b"]
+    assert (a["questions"], b["questions"]) == (2, 1)
+    assert (a["survives_weights"], a["survives_question"], a["survives_image"]) == (None, None, None)
+    assert (b["survives_weights"], b["survives_question"], b["survives_image"]) == (False, None, False)
 
 
 def test_the_decoder_goes_first_and_from_its_output_side(per_question: Vlm) -> None:

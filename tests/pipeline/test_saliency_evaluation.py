@@ -10,7 +10,7 @@ import pytest
 from radvqa import pipeline
 from radvqa.data.adapters.phantom import PhantomDataset
 from radvqa.errors import DataError, RunError
-from radvqa.explain.maps import MapSettings
+from radvqa.explain.map_settings import MapSettings
 from radvqa.pipeline import saliency_evaluation, saliency_work
 from radvqa.pipeline.saliency_evaluation import Wanted, evaluate_saliency
 from radvqa.pipeline.saliency_targets import Regions, spread

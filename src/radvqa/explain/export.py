@@ -135,7 +135,10 @@ def case_html(bundle: Bundle) -> str:
 def line_drawing(pixels: UInt8[np.ndarray, "y x *c"]) -> Image.Image:
     """The contours of a picture (Canny), gray on black: enough to see where a map lies, and no picture any more."""
     gray = pixels if pixels.ndim == 2 else pixels[..., :3].mean(axis=-1)
-    edges = canny(gray / 255.0, sigma=min(gray.shape) / 90.0)
+    # By quantiles, so that a soft radiograph has contours as well.
+    edges = canny(
+        gray / 255.0, sigma=min(gray.shape) / 90.0, low_threshold=0.85, high_threshold=0.93, use_quantiles=True
+    )
     return Image.fromarray(
         np.where(binary_dilation(edges, iterations=max(1, min(gray.shape) // 400)), 120, 8).astype(np.uint8)
     )

@@ -4,6 +4,9 @@ A prior is a map like any other and is scored by ``radvqa.explain.localisation``
 chance as the average over maps without aim, and the hit of the centre, where the cells around the middle of an even
 grid count as one place (each alone would add a half-cell shift to one side).
 
+``label_prior`` looks for what the question alone names (``radvqa.explain.targets.question_labels``), so what only the
+reference answer or the image tells stays unknown to it. ``label_oracle`` is told the labels of the target.
+
 The fitted priors are means of training targets (coverage per label and image). Where nothing was learned for a key they
 fall back to a wider one: body part and modality → modality → all targets; label and modality → label → body part and
 modality. A leave-one-out prior leaves out all targets of the image that it is asked for.
