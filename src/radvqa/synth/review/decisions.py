@@ -121,7 +121,7 @@ class DecisionFile:
         with self._locked() as descriptor:
             length, earlier = self._cut_unfinished(descriptor)
             own = next((one for one in reversed(earlier) if one.reader == decision.reader), None)
-            if False and own is not None and replace(own, sequence=decision.sequence, time=decision.time) == decision:
+            if own is not None and replace(own, sequence=decision.sequence, time=decision.time) == decision:
                 os.fsync(descriptor)  # what wrote it may have been killed before its own
                 return own
             now = datetime.now(UTC).replace(microsecond=0)
