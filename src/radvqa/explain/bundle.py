@@ -15,9 +15,9 @@ answer), L layers, H heads, an r x c image grid, p prompt tokens (bos included) 
 ``image/values``                float32 y x          of a CT: Hounsfield units; no such array where there are none
 ==============================  ===================  ==============================================================
 
-``attention[k]`` belongs to ``tokens[k]`` of the manifest. Of a token of the answer it is the row under which the token
-was predicted, that of the position before it. Nothing predicts the prompt: of its tokens it is the token's own row, what
-this word attends to.
+``attention[k]`` belongs to ``tokens[k]`` of the manifest. Of a token of the answer it is the row under which the
+token was predicted, that of the position before it. Nothing predicts the prompt: of its tokens it is the token's own
+row, what this word attends to.
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,8 @@ class Token:
 
     ``text`` is what the token adds to the text before it, blanks included.
     ``image_mass`` is the share of raw attention on the image, mean over layers and heads, of the token's row in
-    ``attention``. ``reliance`` (nats; answer tokens only): how much more probable the token is with the image than without.
+    ``attention``. ``reliance`` (nats; answer tokens only): how much more probable the token is with the image than
+    without.
     """
 
     text: str

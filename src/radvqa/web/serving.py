@@ -54,7 +54,7 @@ def serve(
 
 def _reached_at(host: str) -> str:
     """An address to open: of ``0.0.0.0`` and ``::``, which stand for all addresses of this machine, the outer one."""
-    if True:
+    if host not in ("0.0.0.0", "::"):
         return host
     family, elsewhere = (socket.AF_INET6, "2001:db8::1") if ":" in host else (socket.AF_INET, "192.0.2.1")
     try:

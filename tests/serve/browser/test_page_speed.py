@@ -10,6 +10,8 @@ import pytest
 
 LAYERS, HEADS = 30, 9
 
+pytestmark = pytest.mark.slow
+
 
 def allowed(limit: float) -> float:
     """A time limit of a machine of one's own, for this one now."""
@@ -90,7 +92,6 @@ def test_tokens_layers_and_patches(large):
     large.check()
 
 
-@pytest.mark.slow
 def test_five_hundred_cases(planted, serve_cases, visit, tmp_path_factory):
     folder = tmp_path_factory.mktemp("many")
     lines = planted.planted_cases(folder, 500, layers=1, heads=1, methods=("raw",))

@@ -140,8 +140,12 @@ export function caseKeys(page) {
       atCursor(event, () => page.choices.stepToken(-1)),
     ),
     one("Map", ["ArrowRight"], ["→"], "next token", (event) => atCursor(event, () => page.choices.stepToken(1))),
-    one("Map", ["ArrowUp"], ["↑"], "layer before", (event) => atCursor(event, () => page.choices.stepCell("layer", -1))),
-    one("Map", ["ArrowDown"], ["↓"], "next layer", (event) => atCursor(event, () => page.choices.stepCell("layer", 1))),
+    one("Map", ["ArrowUp"], ["↑"], "layer before", (event) =>
+      atCursor(event, () => page.choices.stepCell("layer", -1)),
+    ),
+    one("Map", ["ArrowDown"], ["↓"], "next layer", (event) =>
+      atCursor(event, () => page.choices.stepCell("layer", 1)),
+    ),
     one("Map", [","], [","], "head before", () => page.choices.stepCell("head", -1)),
     one("Map", ["."], ["."], "next head", () => page.choices.stepCell("head", 1)),
     one("Map", ["s"], ["s"], "one scale for all", () =>

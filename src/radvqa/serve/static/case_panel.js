@@ -28,7 +28,12 @@ export class CasePanel {
     this.numbers = make("p", { class: "soft numbers" });
     this.warnings = make("ul", { class: "warnings", "aria-label": "Warnings" });
     this.elsewhere = make("ul", { class: "warnings" });
-    this.folded = make("details", { class: "folded" }, make("summary", { text: "Warnings of other methods" }), this.elsewhere);
+    this.folded = make(
+      "details",
+      { class: "folded" },
+      make("summary", { text: "Warnings of other methods" }),
+      this.elsewhere,
+    );
     this.question = make("div", { class: "tokens", role: "group", "aria-label": "Question, token by token" });
     this.answerTokens = make("div", { class: "tokens", role: "group", "aria-label": "Answer, token by token" });
     this.colouredBy = choice({

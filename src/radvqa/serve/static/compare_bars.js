@@ -74,8 +74,12 @@ export function comparisonKeys(page) {
     one(["ArrowLeft"], ["←"], "token before, of equal answers", () => page.stepToken(-1)),
     one(["ArrowRight"], ["→"], "next token, of equal answers", () => page.stepToken(1)),
     one(["Escape"], ["Esc"], "whole answers", () => state.set({ tokens: { a: [], b: [] } })),
-    one(["PageDown", "Enter"], ["PgDn", "Enter"], "the same pair of the next case", () => follow("next", "This is the last case of both")),
-    one(["PageUp"], ["PgUp"], "the same pair of the case before", () => follow("previous", "This is the first case of both")),
+    one(["PageDown", "Enter"], ["PgDn", "Enter"], "the same pair of the next case", () =>
+      follow("next", "This is the last case of both"),
+    ),
+    one(["PageUp"], ["PgUp"], "the same pair of the case before", () =>
+      follow("previous", "This is the first case of both"),
+    ),
     one(["?"], ["?"], "this help", () => page.help.open()),
   ];
 }

@@ -50,8 +50,7 @@ function keyOf({ key, shiftKey }) {
 }
 
 /** Ctrl, Alt and Meta belong to the browser; AltGr, which some systems report as both, writes signs such as `[`. */
-const isCommand = (event) =>
-  (event.ctrlKey || event.metaKey || event.altKey) && !event.getModifierState("AltGraph");
+const isCommand = (event) => (event.ctrlKey || event.metaKey || event.altKey) && !event.getModifierState("AltGraph");
 
 /** A list that was chosen from by pointer gives the keyboard back to the page. */
 function leaveChosenLists() {
