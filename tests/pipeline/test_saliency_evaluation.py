@@ -251,3 +251,13 @@ def test_few_questions_see_many_images() -> None:
     assert len({one.sample.image_id for one in spread(some, 5, seed=0)}) == 5
     assert spread(some, 12, seed=0)[:5] == spread(some, 5, seed=0)
     assert len(spread(some, None, seed=0)) == 20
+
+
+def test_questions_about_findings_have_tables_of_their_own(fresh: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = evaluate_saliency(fresh, replace(FEW, limit=None, about="finding"), progress=QUIET)
+    assert page == fresh.file("explain/evaluation/finding/localisation.html")
+    found = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+    assert list(found["table"]["strata"]["kind of target"]) == ["finding"]
+    # The maps are shared with an evaluation of all questions.
+    monkeypatch.setattr(saliency_work, "maps_of", None)
+    evaluate_saliency(fresh, replace(FEW, limit=2, about="finding"), progress=QUIET)

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast, final
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, final
 
 import typer
 import typer.core
@@ -198,6 +198,9 @@ def evaluate(
         int, typer.Option(min=0, metavar="N", help="Of these, on which weights, question and image are changed.")
     ] = 3,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of questions and of the bootstrap.")] = 0,
+    about: Annotated[
+        Literal["finding", "organ"] | None, typer.Option(help="Only questions about findings (lesions), or organs.")
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -218,7 +221,13 @@ def evaluate(
     folder.lock()
     folder.note_command(command_line())
     wanted = Wanted(
-        methods=tuple(names), limit=limit, costly=costly, faithfulness=faithfulness, sanity=sanity, seed=seed
+        methods=tuple(names),
+        limit=limit,
+        costly=costly,
+        faithfulness=faithfulness,
+        sanity=sanity,
+        seed=seed,
+        about=about,
     )
     page = evaluate_saliency(folder, wanted, progress=Progress(quiet))
     from radvqa.records import read_json

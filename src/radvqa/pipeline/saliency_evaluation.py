@@ -18,6 +18,7 @@ from radvqa.data import DatasetAdapter
 from radvqa.errors import DataError, RunError
 from radvqa.evaluate.metrics import accuracy
 from radvqa.explain.evaluation import localisation_table
+from radvqa.explain.mask_check import require_prefix_mask
 from radvqa.explain.measured import Evaluation
 from radvqa.explain.methods import METHODS
 from radvqa.explain.priors import PRIORS
@@ -25,7 +26,7 @@ from radvqa.explain.sanity import summary_of
 from radvqa.models.vlm import Vlm
 from radvqa.pipeline.evaluation import prediction_file
 from radvqa.pipeline.saliency_scores import scored, thresholds_of
-from radvqa.pipeline.saliency_targets import Aimed, Regions, spread, stranger
+from radvqa.pipeline.saliency_targets import Aimed, Kind, Regions, spread, stranger
 from radvqa.pipeline.saliency_work import SaliencyWork, Strangers
 from radvqa.pipeline.samples import Samples, adapters_of, read_samples
 from radvqa.pipeline.subject import read_split, run_weights
@@ -53,6 +54,7 @@ class Wanted:
     """What is measured: which methods, on how many questions, and from which seed.
 
     ``limit`` is of questions that have a target, None for all; ``costly``: of these, those for the costly methods.
+    ``about``: only questions whose target is a finding, or an organ; their tables lie in a folder of that name.
     """
 
     methods: tuple[str, ...]
@@ -61,6 +63,7 @@ class Wanted:
     faithfulness: int
     sanity: int
     seed: int
+    about: Kind | None = None
 
 
 def evaluate_saliency(folder: RunFolder, wanted: Wanted, *, progress: Progress) -> Path:
@@ -86,15 +89,18 @@ def evaluate_saliency(folder: RunFolder, wanted: Wanted, *, progress: Progress) 
     adapter = adapters_of(recipe)[dataset]
     learnt_from = _training_samples(samples, adapter, dataset, most_malformed=recipe.most_malformed)
     vlm = train(folder, progress=progress)
+    require_prefix_mask(vlm)
     regions = Regions(adapter, vlm, aspect=recipe.model.aspect)
     progress.say("explain: reading regions")
     answered = [one for one in samples[dataset, split] if one.sample_id in predictions]
     aimed = regions.aimed(answered)
     unreadable = sum(one.image_id in regions.unreadable for one in answered)
     usable = [one for one in aimed if _answer(predictions[one.sample.sample_id], vlm)]
+    aside = [one for one in usable if wanted.about not in (None, one.kind)]
+    usable = [one for one in usable if wanted.about in (None, one.kind)]
     if not usable:
         raise DataError(
-            "no question of the evaluated split is about a labelled region of its image",
+            f"no question of the evaluated split is about a labelled {wanted.about or 'region'} of its image",
             where=f"{dataset}, {split}",
             expected="a data set with masks or boxes, such as SLAKE with its images, or phantoms",
         )
@@ -105,10 +111,7 @@ def evaluate_saliency(folder: RunFolder, wanted: Wanted, *, progress: Progress) 
     tuned_on = spread(regions.aimed(_some_images(apart, 8 * TUNED_ON)), TUNED_ON, seed=0)
     strangers = _strangers(chosen[: wanted.sanity], usable)
     to_check = [one for one in chosen[: wanted.sanity] if one.sample.sample_id in strangers]
-    for image_id, reason in regions.unreadable.items():
-        progress.say(f"note: {image_id} is left out: {reason}")
-    if len(to_check) < min(wanted.sanity, len(chosen)):
-        progress.say("note: a sanity check needs a question about something else and another image; not all have them")
+    _say_left_out(regions.unreadable, unchecked=min(wanted.sanity, len(chosen)) - len(to_check), progress=progress)
     own = folder.file("explain/evaluation")
     weights = run_weights(folder, vlm)
     images = [one.sample.image for one in (*chosen, *tuned_on)] + [other.image for other in strangers.values()]
@@ -142,7 +145,8 @@ def evaluate_saliency(folder: RunFolder, wanted: Wanted, *, progress: Progress) 
         )
         for one in chosen
     ]
-    write_records(own / "scores.jsonl", cases)
+    place = own / wanted.about if wanted.about else own
+    write_records(place / "scores.jsonl", cases)
     found: Evaluation = {
         "subject": folder.path.resolve().name,
         "dataset": dataset,
@@ -153,16 +157,15 @@ def evaluate_saliency(folder: RunFolder, wanted: Wanted, *, progress: Progress) 
         "grid": vlm.image_grid,
         "methods": {name: METHODS[name] for name in wanted.methods},
         "priors": dict(PRIORS),
-        "left_out": {
-            reason: number
-            for reason, number in (
-                ("have regions that cannot be read", unreadable),
-                ("are about no labelled region", len(answered) - unreadable - len(aimed)),
-                ("have an empty answer", len(aimed) - len(usable)),
-                ("are beyond the limit", len(usable) - len(chosen)),
-            )
-            if number
-        },
+        "left_out": _counted(
+            {
+                "have regions that cannot be read": unreadable,
+                "are about no labelled region": len(answered) - unreadable - len(aimed),
+                "have an empty answer": len(aimed) - len(aside) - len(usable),
+                "are about another kind of region": len(aside),
+                "are beyond the limit": len(usable) - len(chosen),
+            }
+        ),
         "thresholds": thresholds,
         "tuned_on": len(tuned_on),
         "priors_fitted_on": priors_fitted_on,
@@ -172,9 +175,20 @@ def evaluate_saliency(folder: RunFolder, wanted: Wanted, *, progress: Progress) 
         ),
         "sanity": summary_of(checked) if checked else None,
     }
-    page = write_localisation(found, own)
+    page = write_localisation(found, place)
     progress.say(f"page: {page}")
     return page
+
+
+def _counted(reasons: Mapping[str, int]) -> dict[str, int]:
+    return {reason: number for reason, number in reasons.items() if number}
+
+
+def _say_left_out(unreadable: Mapping[str, str], *, unchecked: int, progress: Progress) -> None:
+    for image_id, reason in unreadable.items():
+        progress.say(f"note: {image_id} is left out: {reason}")
+    if unchecked:
+        progress.say("note: a sanity check needs a question about something else and another image; not all have them")
 
 
 @contextmanager

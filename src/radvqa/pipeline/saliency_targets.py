@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -26,6 +27,8 @@ from radvqa.models.vlm import Vlm
 from radvqa.recipe import Aspect
 from radvqa.sample import Region, VqaSample
 
+Kind = Literal["finding", "organ"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Aimed:
@@ -41,10 +44,15 @@ class Aimed:
         return tuple(target.label for target in self.targets)
 
     @property
+    def kind(self) -> Kind:
+        """A finding where one of the regions is one."""
+        return "finding" if any(map(is_finding, self.labels)) else "organ"
+
+    @property
     def strata(self) -> dict[str, str]:
         """What the table is broken down by, answers apart."""
         found = {"target": " and ".join(self.labels), "target size": target_size(self.coverage)}
-        found["kind of target"] = "finding" if any(map(is_finding, self.labels)) else "organ"
+        found["kind of target"] = self.kind
         found["answer type"] = self.sample.answer_type
         found["label named in"] = next(
             (where for where in ("answer", "finding") if any(one.named_in == where for one in self.targets)), "question"
