@@ -103,6 +103,7 @@ def test_every_answer_with_a_token_has_its_case(explained: RunFolder) -> None:
         bundle = read_bundle(explained.file("explain") / line.folder)
         assert line.answer == predictions[name].text
         assert bundle.manifest.model["run"] == explained.path.name
+        assert bundle.manifest.model["name"] == "tiny"
         assert bundle.manifest.model["stage"] == ""
         assert ("reference" in bundle.manifest.views) == (not line.correct)
         view = bundle.manifest.views["model"]

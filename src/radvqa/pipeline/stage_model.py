@@ -1,5 +1,6 @@
 """The model of a run as it was before its first stage, after one of them, or finished."""
 
+from pathlib import Path
 from typing import Final
 
 from radvqa.errors import RecipeError
@@ -69,7 +70,8 @@ def explained_model(folder: RunFolder, vlm: Vlm, number: int) -> ExplainedModel:
     require_prefix_mask(vlm)
     recipe = folder.recipe
     return ExplainedModel(
-        name=vlm.name,
+        # Cases are shown and passed on: a folder is named without its place.
+        name=recipe.model.checkpoint if vlm.revision else Path(recipe.model.checkpoint).name,
         weights=stage_weights(folder, vlm, number),
         run=folder.path.resolve().name,
         stage="" if number == len(recipe.stages) else (BASE, *(one.name for one in recipe.stages))[number],
