@@ -39,8 +39,9 @@ WAYS: tuple[Way, ...] = ("plain", "capture", "usual")
 PROMPT_TOKENS, ANSWER_TOKENS = 24, 16
 """Bos and newline are among those of the prompt."""
 
-ALLOWED_DIFFERENCE = 0.02
-"""Between the weights of both ways, which are at most 1; in bfloat16 they differ by rounding."""
+ALLOWED_DIFFERENCE = 0.05
+"""Between the weights of both ways, which are at most 1. In bfloat16 rounding adds up over the layers: 0.009 after 4 and
+0.022 after 18 layers of the 3B geometry with random weights. In fp32 the tests hold them to 1e-6."""
 
 _MIB = 2**20
 
