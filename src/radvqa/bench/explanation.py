@@ -40,8 +40,8 @@ PROMPT_TOKENS, ANSWER_TOKENS = 24, 16
 """Bos and newline are among those of the prompt."""
 
 ALLOWED_DIFFERENCE = 0.05
-"""Between the weights of both ways, which are at most 1. In bfloat16 rounding adds up over the layers: 0.009 after 4 and
-0.022 after 18 layers of the 3B geometry with random weights. In fp32 the tests hold them to 1e-6."""
+"""Between the weights of both ways, which are at most 1. In bfloat16 rounding adds up over the layers: 0.009 after 4
+and 0.022 after 18 layers of the 3B geometry with random weights. In fp32 the tests hold them to 1e-6."""
 
 _MIB = 2**20
 
