@@ -19,6 +19,7 @@ from radvqa.explain.attention_maps import AttentionMaps
 from radvqa.explain.capture import Keep, Trace, trace
 from radvqa.explain.gradient import gradient_maps
 from radvqa.explain.map_settings import MapSettings
+from radvqa.explain.measured import SAME_MAP
 from radvqa.explain.methods import DEFAULT_METHODS, METHODS
 from radvqa.explain.occlusion import Kind, occlusion_map
 from radvqa.explain.rollout import row_shares
@@ -30,9 +31,6 @@ from radvqa.models.layout import Question, Row, prompt_text
 __all__ = ["DEFAULT_METHODS", "METHODS", "MapSet", "MapSettings", "generic_question", "maps_of", "needed"]
 
 GENERIC_QUESTION = "Describe the image."
-
-SAME_MAP = 0.02
-"""Below this total variation two maps count as the same."""
 
 STANDS_OUT = 1.5
 """Times the mean cell: below it no cell stands out."""

@@ -20,6 +20,9 @@ METRICS: Final = {
 TESTED: Final = ("hit", "energy", "auprc")
 BY_STRATUM: Final = ("hit", "enrichment", "auprc")
 NEAR_ZERO_NATS: Final = 0.1
+"""A smaller reliance changes the probability of an answer by a factor of about 1.1 at most."""
+SAME_MAP: Final = 0.02
+"""Below this total variation two maps count as the same."""
 CHANCE: Final = "chance"
 LABEL_PRIOR: Final = "label_prior"
 LABEL_ORACLE: Final = "label_oracle"

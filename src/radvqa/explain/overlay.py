@@ -26,6 +26,7 @@ from PIL import Image
 from radvqa.data.imaging import fitted_box
 from radvqa.errors import DataError, ModelError
 from radvqa.explain.bundle import Outline
+from radvqa.explain.measured import SAME_MAP
 from radvqa.recipe import Aspect
 from radvqa.records import write_bytes
 from radvqa.sample import Region
@@ -36,9 +37,6 @@ COLORMAP = "inferno"
 DISCLAIMER = "Research use only, not for clinical use."
 
 PERCENTILE = 99.0
-
-SAME_PICTURE = 0.02
-"""Below this total variation between the tokens' image parts the panel says that the picture is the same for all."""
 
 Interpolation = Literal["bilinear", "nearest"]
 Box = tuple[float, float, float, float]
@@ -342,7 +340,7 @@ def _numbers(item: DrawableMap, padding: float | None = None) -> str:
         ]
     if padding is not None:
         lines.append(f"on padding, which is not shown: {_percent(padding)} of the map")
-    if item.grid_specificity < SAME_PICTURE:
+    if item.grid_specificity < SAME_MAP:
         lines.append("same picture for every token of the answer")
     return "\n".join(lines)
 

@@ -17,12 +17,10 @@ from radvqa.explain.capture import Trace, trace
 from radvqa.explain.localisation import localisation_scores
 from radvqa.explain.map_settings import MapSettings
 from radvqa.explain.maps import MapSet, generic_question, maps_of, needed
+from radvqa.explain.measured import NEAR_ZERO_NATS
 from radvqa.explain.occlusion import visual_reliance
 from radvqa.explain.saliency_map import SaliencyMap
 from radvqa.explain.sinks import find_sinks
-
-HARDLY_RELIANT = 0.1
-"""Nats. A smaller reliance changes the probability of an answer by less than a tenth."""
 
 _MARKS = frozenset("?!;:()[]")
 _INCOMPLETE = "\ufffd"
@@ -214,9 +212,9 @@ def _sink_cells(found: Trace, asked: Asked) -> tuple[tuple[int, int], ...]:
 
 def _warnings(asked: Asked, reliance: float, *, finished: bool, sets: Iterable[MapSet]) -> list[str]:
     told = []
-    if reliance < -HARDLY_RELIANT:
+    if reliance < -NEAR_ZERO_NATS:
         told.append(f"The image makes this answer less probable, by {-reliance:.2f} nats.")
-    elif reliance < HARDLY_RELIANT:
+    elif reliance < NEAR_ZERO_NATS:
         told.append("The answer is about as probable without the image: no map of it can show a reason in the image.")
     if not finished:
         told.append("The answer was cut off at the token limit.")

@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from radvqa.explain.measured import CHANCE, LABEL_PRIOR, Difference, Estimate, Evaluation, Row, SanityRow
+from radvqa.explain.measured import CHANCE, LABEL_PRIOR, SAME_MAP, Difference, Estimate, Evaluation, Row, SanityRow
 from radvqa.report.wording import p_value, percent, points
 
-SAME_MAP: Final = 0.02
 MOST_VALUES: Final = 10
 """Columns of a table of strata."""
 NAMES: Final[Mapping[str, str]] = {
